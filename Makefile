@@ -1,0 +1,28 @@
+# As root on Debian 12, in a new clone: `make demo` shows the whole story, `make test` runs the default suite.
+PYTHON = .venv/bin/python
+
+.PHONY: setup demo test lint bench acceptance clean
+
+setup:
+	@tools/setup.sh
+
+demo: setup
+	@$(PYTHON) -m hipercow_slurm sandbox demo
+
+test: setup lint
+	$(PYTHON) -m pytest
+
+lint: setup
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+
+bench: setup
+	$(PYTHON) -m hipercow_slurm.testing.bench
+
+acceptance: setup
+	$(PYTHON) -m pytest -m "" tests/acceptance
+
+clean:
+	rm -rf build .venv
+	$(MAKE) -s -C spank clean

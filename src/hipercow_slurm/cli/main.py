@@ -1,0 +1,80 @@
+"""The ``hipercow-slurm`` program: a table of subcommands, each imported only when it is called.
+
+Users' commands work in the base install; operators' commands need an extra and say so when it is missing.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+
+import click
+
+from hipercow_slurm import __version__
+from hipercow_slurm.errors import Error
+
+# name -> (module:attribute, extra that brings its libraries, one-line help)
+COMMANDS: dict[str, tuple[str, str | None, str]] = {
+    "login": ("cli.user:login", None, "Log in with your password; it is used once and never stored."),
+    "logout": ("cli.user:logout", None, "End this session."),
+    "submit": ("cli.jobs:submit", None, "Submit a job script."),
+    "jobs": ("cli.jobs:jobs", None, "List your jobs."),
+    "show": ("cli.jobs:show", None, "Show one job."),
+    "logs": ("cli.jobs:logs", None, "Print a job's output."),
+    "cancel": ("cli.jobs:cancel", None, "Cancel jobs."),
+    "ticket": ("cli.user:ticket", None, "Show until when your ticket is good."),
+    "api": ("cli.operator:api", "server", "Run the HTTP API."),
+    "signer": ("cli.operator:signer", "server", "Run the token signer."),
+    "auksd": ("cli.operator:auksd", "server", "Run the credential cache."),
+    "agent": ("cli.operator:agent", "agent", "Run the node agent."),
+    "upload": ("cli.operator:upload", "agent", "Hand your own ticket to the credential cache."),
+    "sandbox": ("cli.sandbox:sandbox", "server", "The project's own cluster in a box."),
+}
+
+
+class Lazy(click.Group):
+    """A group whose commands are imported on use, so that ``submit`` never pays for the servers' imports."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        target, extra, _ = COMMANDS[cmd_name]
+        module, attribute = target.split(":")
+        try:
+            command = getattr(importlib.import_module(f"hipercow_slurm.{module}"), attribute)
+        except ModuleNotFoundError as error:
+            if extra is None or (error.name or "").startswith("hipercow_slurm"):
+                raise
+            raise click.ClickException(
+                f"{cmd_name} needs the library {error.name!r}: pip install 'hipercow-slurm[{extra}]'"
+            ) from error
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        rows = [(name, help_) for name, (_, _, help_) in COMMANDS.items()]
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
+
+
+@click.command(cls=Lazy, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="hipercow-slurm")
+def program() -> None:
+    """Submit Slurm jobs from anywhere, with a Kerberos ticket that lives as long as the job."""
+
+
+def main() -> None:
+    """Run the program; our own errors become one sentence, a hint and their family's exit code."""
+    try:
+        program(standalone_mode=True)
+    except Error as error:
+        if os.environ.get("HIPERCOW_SLURM_TRACEBACK"):
+            raise
+        click.echo(f"error: {error.message} [{error.code}]", err=True)
+        if error.hint:
+            click.echo(f"hint: {error.hint}", err=True)
+        sys.exit(error.EXIT)

@@ -1,0 +1,41 @@
+"""Fixtures and the report header. Each concern of its own lives in a plugin module ``tests/fix_*.py``."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+pytest_plugins = ["fix_sandbox"]
+
+# name -> command that prints a version; what the suite runs on is part of its evidence
+REAL_PARTS: dict[str, list[str]] = {
+    "krb5-kdc": ["dpkg-query", "-W", "-f=${Version}", "krb5-kdc"],
+    "slurm": ["slurmctld", "-V"],
+    "slurmrestd": ["slurmrestd", "-V"],
+    "munge": ["munged", "--version"],
+    "nfs-ganesha": ["dpkg-query", "-W", "-f=${Version}", "nfs-ganesha"],
+    "samba": ["smbd", "--version"],
+    "libkrb5": ["dpkg-query", "-W", "-f=${Version}", "libkrb5-3"],
+    "kernel": ["uname", "-r"],
+}
+
+
+def pytest_report_header(config: pytest.Config) -> list[str]:
+    """Print the versions of the real parts; one that is missing stands out (and its tests fail)."""
+    return [f"{name}: {_version(command)}" for name, command in REAL_PARTS.items()]
+
+
+def _version(command: list[str]) -> str:
+    path = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
+    program = shutil.which(command[0], path=path)
+    if program is None:
+        return "MISSING (run `make setup` as root)"
+    done = subprocess.run([program, *command[1:]], capture_output=True, text=True, timeout=20, check=False)
+    lines = (done.stdout or done.stderr).strip().splitlines()
+    return lines[0] if done.returncode == 0 and lines else f"MISSING ({command[0]} exit {done.returncode})"

@@ -1,0 +1,35 @@
+"""The sandbox the end-to-end tests share: real parts and our programs, with short tickets."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from hipercow_slurm.testing.sandbox import Sandbox
+
+TICKET_LIFE_S = 60
+RENEW_LIFE_S = 1800
+
+
+@pytest.fixture(scope="session")
+def sandbox(request: pytest.FixtureRequest) -> Iterator[Sandbox]:
+    """One sandbox for the whole run: tickets of 60 s, renewable for 30 min."""
+    from hipercow_slurm.testing.sandbox import Sandbox
+
+    with Sandbox(ticket_life=f"{TICKET_LIFE_S}s", renew_life=f"{RENEW_LIFE_S}s") as sb:
+        failed_before = request.session.testsfailed
+        yield sb
+        if request.session.testsfailed > failed_before:
+            print(sb.tail_logs())
+
+
+@pytest.fixture(autouse=True)
+def sandbox_is_whole(request: pytest.FixtureRequest) -> Iterator[None]:
+    """After a test that used the sandbox every service runs again: an outage stays in its own test."""
+    yield
+    if "sandbox" in request.fixturenames:
+        sb: Sandbox = request.getfixturevalue("sandbox")
+        dead = [row["name"] for row in sb.status() if row["state"] != "running"]
+        for name in dead:
+            sb.service(name).start()
+        assert not dead, f"the test left these services down: {dead}"
