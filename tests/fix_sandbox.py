@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import pytest
-from hipercow_slurm.testing.sandbox import Sandbox
+
+if TYPE_CHECKING:
+    from hipercow_slurm.testing.sandbox import Sandbox
 
 TICKET_LIFE_S = 60
 RENEW_LIFE_S = 1800
