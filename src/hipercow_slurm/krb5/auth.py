@@ -1,0 +1,316 @@
+"""The AP exchange and KRB-PRIV (RFC 4120 sections 3.2, 3.5, 5.7): bytes in, bytes out, no sockets.
+
+Wire-compatible with MIT's krb5_sendauth and krb5_recvauth, whose framing is in ``wire/sendauth.py``.
+
+Rule 1: an ``Acceptor`` trusts nobody on an AP-REQ alone. It answers with a subkey of its own; a recorded session
+replayed verbatim gets as far as the AP-REP and fails at its first KRB-PRIV. So no replay cache is needed, and
+nothing may be done for a peer before its first ``unseal`` has succeeded.
+Rule 2: what a peer sent is checked for size and outer shape before libkrb5 sees it.
+Rule 3: after an error the object is finished, and a call out of order is one: libkrb5 crashes on some (KRB-PRIV
+without a key), so each step is let through by ``_begin`` only.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import NoReturn, Self
+
+from hipercow_slurm.errors import InternalError, ProtocolError
+from hipercow_slurm.krb5 import codes, convert, keytab, krberror, names
+from hipercow_slurm.krb5 import creds as kdc
+from hipercow_slurm.krb5.der import check_message
+from hipercow_slurm.krb5.krbcred import Ticket, tickets
+from hipercow_slurm.krb5.lib import NULL, Krb5Error, as_data, check, context, ffi, lib, own, release, take_data
+from hipercow_slurm.values import KrbCred
+
+# A ticket from a large Active Directory carries its groups: 64 KiB of it are legal, and then some room.
+MAX_AP_REQ = 128 * 1024
+MAX_AP_REP = 4 * 1024
+# The frame layer holds peers to the limits of the protocol; this one is only libkrb5's own int.
+MAX_PRIV = 2**31 - 1
+
+ADDRTYPE_INET = 2
+# In NAT mode auksd and its clients put this in place of both addresses, and KRB-PRIV compares them.
+DUMMY = b"dummy"
+
+AP_REQ, AP_REP, KRB_PRIV = 14, 15, 21
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ServiceTicket:
+    """A ticket for a service, to make many connections with one visit to the KDC.
+
+    Attributes:
+        service: full principal text as asked for.
+        endtime: unsigned 32-bit seconds; after it, get another.
+    """
+
+    service: str
+    ticket: Ticket = field(repr=False)
+
+    @property
+    def endtime(self) -> int:
+        """When it ends."""
+        return self.ticket.endtime
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a ServiceTicket is never pickled")
+
+
+def service_ticket(cred: KrbCred, service: str) -> ServiceTicket:
+    """Get a ticket for ``service`` from the KDC with a TGT (blocking).
+
+    Raises:
+        CredentialError: ``expired``, ``clock-skew``, ``no-tgt``.
+        AccessError: ``unknown-service``, ``kdc-refused``.
+        UnavailableError: ``kdc-unreachable``.
+    """
+    wanted = names.full(service)
+    found = tickets(cred)
+    holder, request = ffi.new("krb5_creds **"), ffi.new("krb5_creds *")
+    client, server = convert.principal(found[0].client), convert.principal(wanted)
+    request.client, request.server = client, server
+    with kdc.memory_ccache(found) as ccache:
+        code = lib.krb5_get_credentials(context(), 0, ccache, request, holder)
+        check(code, f"get a ticket for {wanted} as {cred.client}", codes.TGS)
+    return ServiceTicket(wanted, convert.ticket(own(holder[0], lib.krb5_free_creds)))
+
+
+_get_service_ticket = service_ticket  # Initiator has an argument of that name
+
+
+class _State(enum.Enum):
+    NEW = "not authenticated"
+    SENT = "waiting for the AP-REP"
+    JOINED = "authenticated"
+    FAILED = "finished by an error"
+    CLOSED = "closed"
+
+
+class _Peer:
+    """What both ends share: an auth context, its addresses, sealing and unsealing."""
+
+    _FLAGS = 0
+
+    def __init__(self, local: bytes | None, remote: bytes | None) -> None:
+        holder = ffi.new("krb5_auth_context *")
+        check(lib.krb5_auth_con_init(context(), holder), "set up authentication", codes.SETUP)
+        self._auth = own(holder[0], lib.krb5_auth_con_free)
+        flags = lib.KRB5_AUTH_CONTEXT_DO_SEQUENCE | self._FLAGS
+        check(lib.krb5_auth_con_setflags(context(), self._auth, flags), "set up authentication", codes.SETUP)
+        self._state = _State.NEW
+        self._real = local is not None and remote is not None
+        if local is not None and remote is not None:
+            # Before the AP exchange: a ticket that carries addresses is compared with the remote one.
+            self._set_addresses(local, remote)
+
+    def seal(self, data: bytes) -> bytes:
+        """A KRB-PRIV around ``data``: with sequence number and addresses, without timestamp."""
+        self._begin(_State.JOINED)
+        source, _keep = as_data(data)
+        out = ffi.new("krb5_data *")
+        check(lib.krb5_mk_priv(context(), self._auth, source, out, NULL), "seal a message", codes.PRIV)
+        self._state = _State.JOINED
+        return take_data(out)
+
+    def unseal(self, data: bytes) -> bytes:
+        """The content of a KRB-PRIV from the peer, which must be its next one in sequence.
+
+        Raises:
+            ProtocolError: ``wire-malformed`` or ``seal-broken``: not a KRB-PRIV, another key, changed, repeated, out
+                of order or from another address.
+        """
+        self._begin(_State.JOINED)
+        check_message(data, KRB_PRIV, "KRB-PRIV", limit=MAX_PRIV)
+        source, _keep = as_data(data)
+        out = ffi.new("krb5_data *")
+        code = lib.krb5_rd_priv(context(), self._auth, source, out, NULL)
+        if code == codes.NUMBERS["KRB5KRB_AP_ERR_BADADDR"] and self._try_dummy():
+            # libkrb5 compares addresses before it steps the sequence number, so asking again is safe.
+            code = lib.krb5_rd_priv(context(), self._auth, source, out, NULL)
+        check(code, "unseal a message", codes.PRIV)
+        self._state = _State.JOINED
+        return take_data(out)
+
+    def close(self) -> None:
+        """Free what libkrb5 holds; harmless twice."""
+        self._state = _State.CLOSED
+        auth, self._auth = self._auth, NULL
+        release(auth)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _begin(self, wanted: _State) -> None:
+        """Let a step through in its state only; the step sets the next state when it has succeeded."""
+        if self._state is not wanted:
+            raise InternalError(f"an {type(self).__name__} that is {self._state.value} was used out of order")
+        self._state = _State.FAILED
+
+    def _join(self) -> None:
+        """The AP exchange is done. Ends without addresses write, as KRB-PRIV must carry some, those of NAT mode."""
+        if not self._real:
+            self._use_dummy()
+        self._state = _State.JOINED
+
+    def _try_dummy(self) -> bool:
+        """Change to NAT mode, if this end may find that out from the peer's message."""
+        return False
+
+    def _use_dummy(self) -> None:
+        self._real = True
+        self._set_addresses(DUMMY, DUMMY)
+
+    def _set_addresses(self, local: bytes, remote: bytes) -> None:
+        own_address, _keep_own = convert.address(ADDRTYPE_INET, local)
+        peer_address, _keep_peer = convert.address(ADDRTYPE_INET, remote)
+        code = lib.krb5_auth_con_setaddrs(context(), self._auth, own_address, peer_address)
+        check(code, "set up authentication", codes.SETUP)
+
+
+class Initiator(_Peer):
+    """The client's end: ``ap_req()``, send it, ``ap_rep(answer)``, then ``seal`` and ``unseal``.
+
+    Args:
+        cred: TGT to get the service ticket with, unless ``service_ticket`` is given.
+        service: principal text of the server.
+        local, remote: IPv4 addresses of the connection, 4 bytes each; None where there are none (unix socket).
+        service_ticket: from ``service_ticket()``; without it the constructor asks the KDC (blocking).
+        nat: put b"dummy" in place of both addresses, as auksd in NAT mode wants it.
+
+    Raises:
+        as ``service_ticket()``.
+    """
+
+    def __init__(
+        self,
+        cred: KrbCred | None,
+        service: str,
+        *,
+        local: bytes | None,
+        remote: bytes | None,
+        service_ticket: ServiceTicket | None = None,
+        nat: bool = False,
+    ) -> None:
+        if service_ticket is None:
+            if cred is None:
+                raise ValueError("an Initiator needs a TGT or a service ticket")
+            service_ticket = _get_service_ticket(cred, service)
+        super().__init__(local, remote)
+        self.service = service_ticket.service
+        self._ticket = service_ticket.ticket
+        # After the AP exchange: a ticket's own addresses are compared with the real ones.
+        self._real = self._real and not nat
+
+    def ap_req(self) -> bytes:
+        """The AP-REQ: mutual authentication, with subkey and sequence number, no checksum."""
+        self._begin(_State.NEW)
+        creds, _keep = convert.creds(self._ticket)
+        options = lib.AP_OPTS_MUTUAL_REQUIRED | lib.AP_OPTS_USE_SUBKEY
+        holder, out = ffi.new("krb5_auth_context *", self._auth), ffi.new("krb5_data *")
+        code = lib.krb5_mk_req_extended(context(), holder, options, NULL, creds, out)
+        check(code, f"authenticate to {self.service}", codes.INITIATE)
+        self._state = _State.SENT
+        return take_data(out)
+
+    def ap_rep(self, data: bytes) -> None:
+        """Check the server's AP-REP and take over its subkey.
+
+        Raises:
+            ProtocolError: ``wire-malformed`` or ``auth-failed``: it is not from who can open our AP-REQ.
+        """
+        self._begin(_State.SENT)
+        check_message(data, AP_REP, "AP-REP", limit=MAX_AP_REP)
+        source, _keep = as_data(data)
+        holder = ffi.new("krb5_ap_rep_enc_part **")
+        code = lib.krb5_rd_rep(context(), self._auth, source, holder)
+        check(code, f"verify {self.service}", codes.INITIATE)
+        lib.krb5_free_ap_rep_enc_part(context(), holder[0])
+        self._join()
+
+
+class Acceptor(_Peer):
+    """The server's end: ``ap_req(received)`` gives the AP-REP to send, then ``unseal`` and ``seal``.
+
+    Args:
+        keytab: name of the keytab; read at every ``ap_req``, so a rotated one is picked up by itself.
+        service: principal text the ticket must be for; None takes any key in the keytab.
+        local, remote: IPv4 addresses of the connection, 4 bytes each; None where there are none (unix socket).
+
+    Attributes:
+        client: full principal text of the peer, after ``ap_req``.
+    """
+
+    _FLAGS = lib.KRB5_AUTH_CONTEXT_USE_SUBKEY
+
+    def __init__(self, keytab: str, service: str | None, *, local: bytes | None, remote: bytes | None) -> None:
+        super().__init__(local, remote)
+        self._keytab = keytab
+        self._service = service
+        self._proved = False
+        self.client = ""
+
+    def ap_req(self, data: bytes) -> bytes:
+        """Check the client's AP-REQ; the AP-REP that answers it.
+
+        Raises:
+            ProtocolError: ``wire-malformed`` or ``auth-failed``.
+            CredentialError: ``expired``, ``clock-skew``, ``not-for-us`` (another service's ticket, or a key we do
+                not have), ``wrong-address``, ``ticket-invalid``.
+            ConfigError: ``keytab``: it cannot be read.
+        """
+        self._begin(_State.NEW)
+        check_message(data, AP_REQ, "AP-REQ", limit=MAX_AP_REQ)
+        server = convert.principal(self._service) if self._service is not None else NULL
+        source, _keep = as_data(data)
+        holder, options = ffi.new("krb5_auth_context *", self._auth), ffi.new("int32_t *")
+        keys = keytab.resolve(self._keytab)
+        try:
+            code = lib.krb5_rd_req(context(), holder, source, server, keys, options, NULL)
+        finally:
+            release(keys)
+        if code == codes.NUMBERS["KRB5KRB_AP_ERR_NOKEY"]:
+            keytab.principals(self._keytab)  # libkrb5 says the same of a keytab it cannot read: ours, then
+        check(code, "accept a ticket", codes.ACCEPT)
+        if not options[0] & lib.AP_OPTS_MUTUAL_REQUIRED:
+            raise ProtocolError("AP-REQ: the client does not want us to prove who we are", code="auth-failed")
+        client = self._authenticated()
+        out = ffi.new("krb5_data *")
+        check(lib.krb5_mk_rep(context(), self._auth, out), f"answer {client}", codes.ACCEPT)
+        self._join()
+        self.client = client
+        return take_data(out)
+
+    def unseal(self, data: bytes) -> bytes:
+        """As every peer's; finds out from the first message whether the client is in NAT mode."""
+        content = super().unseal(data)
+        self._proved = True
+        return content
+
+    def krb_error(self, error: Exception) -> bytes:
+        """The KRB-ERROR that tells a refused client why, as krb5_recvauth would; without our own words."""
+        cause = error.__cause__
+        number = cause.number if isinstance(cause, Krb5Error) else codes.NUMBERS["KRB5KRB_AP_ERR_MSG_TYPE"]
+        return krberror.build(number, names.full(self._service or "?"))
+
+    def _authenticated(self) -> str:
+        holder = ffi.new("krb5_authenticator **")
+        code = lib.krb5_auth_con_getauthenticator(context(), self._auth, holder)
+        check(code, "accept a ticket", codes.ACCEPT)
+        try:
+            return convert.principal_text(holder[0].client)
+        finally:
+            lib.krb5_free_authenticator(context(), holder[0])
+
+    def _try_dummy(self) -> bool:
+        if self._proved:
+            return False
+        self._use_dummy()
+        return True

@@ -1,0 +1,56 @@
+"""Reading a credential cache of any type through libkrb5."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from typing import Any
+
+from hipercow_slurm.errors import RequestError
+from hipercow_slurm.krb5 import codes, convert
+from hipercow_slurm.krb5.krbcred import Ticket
+from hipercow_slurm.krb5.lib import check, ffi, fresh, lib, own
+
+
+def read_all(ccache: str | None) -> tuple[str, list[Ticket]]:
+    """The owner of a cache and its tickets; entries whose names we would take from nobody are passed over.
+
+    Args:
+        ccache: full name; None is the default cache (KRB5CCNAME, then krb5.conf).
+
+    Raises:
+        CredentialError: code ``no-tgt``: no such cache, or not readable.
+    """
+    doing = f"read {ccache or 'the default credential cache'}"
+    # A fresh context: the thread's own remembers the default cache's name, and could take over a clock offset.
+    with fresh() as own_context:
+
+        def run(code: int) -> None:
+            check(code, doing, codes.CCACHE, own_context)
+
+        holder = ffi.new("krb5_ccache *")
+        if ccache is None:
+            run(lib.krb5_cc_default(own_context, holder))
+        else:
+            run(lib.krb5_cc_resolve(own_context, os.fsencode(ccache), holder))
+        try:
+            name = ffi.new("krb5_principal *")
+            run(lib.krb5_cc_get_principal(own_context, holder[0], name))
+            owner = convert.principal_text(own(name[0], lib.krb5_free_principal))
+            return owner, _tickets(own_context, holder[0], run)
+        finally:
+            lib.krb5_cc_close(own_context, holder[0])
+
+
+def _tickets(own_context: Any, ccache: Any, run: Any) -> list[Ticket]:
+    found = []
+    cursor, creds = ffi.new("krb5_cc_cursor *"), ffi.new("krb5_creds *")
+    run(lib.krb5_cc_start_seq_get(own_context, ccache, cursor))
+    while not (code := lib.krb5_cc_next_cred(own_context, ccache, cursor, creds)):
+        with contextlib.suppress(RequestError):  # MIT keeps settings as credentials with names of its own
+            found.append(convert.ticket(creds))
+        lib.krb5_free_cred_contents(own_context, creds)
+    lib.krb5_cc_end_seq_get(own_context, ccache, cursor)
+    if code != codes.NUMBERS["KRB5_CC_END"]:
+        run(code)
+    return found
