@@ -1,0 +1,192 @@
+"""Who has which role: the rules of an AUKS ACL file, first match wins.
+
+    rule { principal = ^host/[a-z0-9.]+@EX\\.ORG$ ; host = * ; role = admin ; }
+
+``principal`` is a POSIX extended expression, searched in the full principal text, or ``*``. ``host`` is ``*``, an IPv4
+address or a name (resolved once, at load; the original compares with a literal ``*`` and so never matches).
+``role`` is guest, user or admin. What the original ignores silently is a warning here, what it trips over an error;
+both name file and line. Source: protocol notes, section 8.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+
+from hipercow_slurm.auksd import grammar
+from hipercow_slurm.auksd.grammar import Block, Setting
+from hipercow_slurm.auksd.posix_regex import PosixRegex
+from hipercow_slurm.errors import ConfigError
+
+KEYS = ("principal", "host", "role")
+_REMEMBER = 10_000  # (principal, peer) pairs; a cache, so it is simply emptied when full
+
+Resolver = Callable[[str], Iterable[str]]
+
+
+class Role(Enum):
+    """What a principal may do: see ``service.MAY``."""
+
+    GUEST = "guest"
+    USER = "user"
+    ADMIN = "admin"
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One rule; ``principal`` None means any, ``hosts`` None means any, an empty set matches nobody."""
+
+    principal: PosixRegex | None
+    hosts: frozenset[str] | None
+    role: Role
+    line: int
+
+    def matches(self, principal: str, peer: str) -> bool:
+        """True for a requester with that principal text at that IPv4 address."""
+        if self.hosts is not None and peer not in self.hosts:
+            return False
+        return self.principal is None or self.principal.search(principal)
+
+
+class Acl:
+    """The rules in order.
+
+    Attributes:
+        warnings: ``file:line: sentence`` for whatever an admin should look at.
+    """
+
+    def __init__(self, rules: Iterable[Rule], warnings: Iterable[str] = ()) -> None:
+        self.rules = tuple(rules)
+        self.warnings = tuple(warnings)
+        self._known: dict[tuple[str, str], Role | None] = {}
+
+    def role(self, principal: str, peer: str) -> Role | None:
+        """The role of the first rule that matches, or None."""
+        key = (principal, peer)
+        if key not in self._known:
+            if len(self._known) >= _REMEMBER:
+                self._known.clear()
+            found = (rule.role for rule in self.rules if rule.matches(principal, peer))
+            self._known[key] = next(found, None)
+        return self._known[key]
+
+
+def load(path: Path) -> Acl:
+    """Read an ACL file.
+
+    Raises:
+        ConfigError: it cannot be read, or what ``parse`` raises.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read ACL {path}: {error}") from error
+    return parse(text, str(path))
+
+
+def parse(text: str, file: str, *, resolve: Resolver | None = None) -> Acl:
+    """Read the text of an ACL file.
+
+    Args:
+        file: its name, for messages.
+        resolve: name to IPv4 addresses, none when unknown; the system's resolver by default.
+
+    Raises:
+        ConfigError: bad grammar, a rule without principal or host, an unknown role, an expression that does not
+            compile, or no rule at all.
+    """
+    reading = _Reading(file, resolve or _resolve)
+    rules = [rule for block in grammar.parse(text, file) if (rule := reading.rule(block)) is not None]
+    if not rules:
+        raise ConfigError(f"{file}: there is no rule in it, so nobody could do anything")
+    return Acl(rules, reading.warnings)
+
+
+class _Reading:
+    """Turns blocks into rules and collects warnings."""
+
+    def __init__(self, file: str, resolve: Resolver) -> None:
+        self._file = file
+        self._resolve = resolve
+        self.warnings: list[str] = []
+
+    def rule(self, block: Block) -> Rule | None:
+        if block.name != "rule":
+            self._warn(block.line, f"block {block.name!r} is ignored; only 'rule' means something here")
+            return None
+        self._check_keys(block)
+        for key in ("principal", "host"):
+            if block.first(key) is None:
+                raise self._error(block.line, f"the rule has no {key}")
+        if block.first("role") is None:
+            self._warn(block.line, "the rule has no role and is skipped")
+            return None
+        return Rule(
+            self._principal(self._setting(block, "principal")),
+            self._hosts(self._setting(block, "host")),
+            self._role(self._setting(block, "role")),
+            block.line,
+        )
+
+    def _setting(self, block: Block, key: str) -> Setting:
+        setting = block.first(key)
+        assert setting is not None
+        return setting
+
+    def _check_keys(self, block: Block) -> None:
+        seen: set[str] = set()
+        for setting in block.settings:
+            if setting.key not in KEYS:
+                self._warn(setting.line, f"unknown key {setting.key!r} is ignored")
+            elif setting.key in seen:
+                self._warn(setting.line, f"{setting.key} is given again; the first one counts")
+            seen.add(setting.key)
+
+    def _principal(self, setting: Setting) -> PosixRegex | None:
+        if setting.value == "*":
+            return None
+        try:
+            compiled = PosixRegex(setting.value)
+        except ValueError as error:
+            raise self._error(setting.line, f"principal {setting.value!r} does not compile: {error}") from error
+        if not setting.value.startswith("^") or not setting.value.endswith("$"):
+            self._warn(
+                setting.line,
+                f"principal {setting.value!r} is not anchored with ^ and $; it matches inside longer names",
+            )
+        return compiled
+
+    def _hosts(self, setting: Setting) -> frozenset[str] | None:
+        if setting.value == "*":
+            return None
+        try:
+            return frozenset({str(ipaddress.IPv4Address(setting.value))})
+        except ValueError:
+            found = frozenset(self._resolve(setting.value))
+        if not found:
+            self._warn(setting.line, f"host {setting.value!r} has no IPv4 address; the rule matches nobody")
+        return found
+
+    def _role(self, setting: Setting) -> Role:
+        if setting.value.startswith("guest"):  # as the original reads it
+            return Role.GUEST
+        if setting.value in ("user", "admin"):
+            return Role(setting.value)
+        raise self._error(setting.line, f"unknown role {setting.value!r}; guest, user or admin")
+
+    def _warn(self, line: int, text: str) -> None:
+        self.warnings.append(f"{self._file}:{line}: {text}")
+
+    def _error(self, line: int, text: str) -> ConfigError:
+        return ConfigError(f"{self._file}:{line}: {text}")
+
+
+def _resolve(name: str) -> set[str]:
+    try:
+        return {str(info[4][0]) for info in socket.getaddrinfo(name, None, socket.AF_INET, socket.SOCK_STREAM)}
+    except OSError:
+        return set()

@@ -1,0 +1,117 @@
+"""The credential cache's configuration, ``auksd.toml``.
+
+[auksd]
+listen = "0.0.0.0:12345"
+principal = "auks/head.example.org@EXAMPLE.ORG"
+keytab = "/etc/hipercow-slurm/auksd.keytab"
+acl = "/etc/hipercow-slurm/auksd.acl"
+store = "/var/lib/hipercow-slurm/auksd/credentials.db"
+key_file = "/etc/hipercow-slurm/auksd.key"
+
+[renew]          # optional, as is every key in it
+threads = 4
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from pathlib import Path
+
+import msgspec
+
+from hipercow_slurm import config
+from hipercow_slurm.auksd.agenda import Timing
+from hipercow_slurm.errors import ConfigError
+
+
+class Auksd(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Section ``[auksd]``.
+
+    Attributes:
+        principal: the service clients ask the KDC for; None accepts any key of the keytab.
+        listen: IPv4 address and port; AUKS has no IPv6.
+        connections, connections_per_peer: at these many, the oldest connection without a request yet is closed
+            for a new one; if there is none, the new one is.
+        handshake_timeout_s: from accept to the first request.
+        idle_timeout_s: between requests.
+        drain_timeout_s: how long a stop waits for requests being answered.
+    """
+
+    keytab: str
+    acl: str
+    store: str
+    key_file: str
+    principal: str | None = None
+    listen: str = "0.0.0.0:12345"
+    connections: int = 4096
+    connections_per_peer: int = 1024
+    handshake_timeout_s: float = 10.0
+    idle_timeout_s: float = 60.0
+    drain_timeout_s: float = 5.0
+
+    def address(self) -> tuple[str, int]:
+        """``listen`` as host and port.
+
+        Raises:
+            ConfigError: it is no IPv4 address and port.
+        """
+        host, _, port = self.listen.rpartition(":")
+        try:
+            return str(ipaddress.IPv4Address(host)), _port(port)
+        except ValueError as error:
+            raise ConfigError(f"listen = {self.listen!r} is not an IPv4 address and port: {error}") from error
+
+
+class Renew(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Section ``[renew]``; see ``agenda.Timing`` for the last five."""
+
+    enabled: bool = True
+    threads: int = 4
+    rate_per_s: float = 50.0
+    at: float = 0.5
+    jitter: float = 0.1
+    margin_s: float = 60.0
+    retry_first_s: float = 1.0
+    retry_max_s: float = 60.0
+
+    def timing(self) -> Timing:
+        """The part the agenda needs."""
+        return Timing(self.at, self.jitter, self.margin_s, self.retry_first_s, self.retry_max_s)
+
+
+class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The whole file."""
+
+    auksd: Auksd
+    renew: Renew = Renew()
+
+
+def load(path: Path) -> Config:
+    """Read and check the file.
+
+    Raises:
+        ConfigError: see ``config.load``; or a value out of range.
+    """
+    found = config.load(path, Config)
+    found.auksd.address()
+    section, renew = found.auksd, found.renew
+    _check(path, "auksd.connections", section.connections > 0 and section.connections_per_peer > 0)
+    _check(path, "auksd.handshake_timeout_s", section.handshake_timeout_s > 0 and section.idle_timeout_s > 0)
+    _check(path, "auksd.drain_timeout_s", section.drain_timeout_s >= 0)
+    _check(path, "renew.threads", 1 <= renew.threads <= 64)
+    _check(path, "renew.rate_per_s", renew.rate_per_s > 0)
+    _check(path, "renew.at", 0 <= renew.jitter < renew.at and renew.at + renew.jitter < 1)
+    _check(path, "renew.retry_first_s", 0 < renew.retry_first_s <= renew.retry_max_s and renew.margin_s >= 0)
+    return found
+
+
+def _check(path: Path, key: str, good: bool) -> None:
+    if not good:
+        raise ConfigError(f"{path}: {key} (or a key that belongs to it) is out of range")
+
+
+def _port(text: str) -> int:
+    port = int(text)
+    if not 0 <= port <= 65535:
+        raise ValueError("the port is not between 0 and 65535")
+    return port

@@ -1,0 +1,110 @@
+"""``hipercow-slurm auksd``: puts the parts together, runs them, takes them apart."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import resource
+from pathlib import Path
+
+from hipercow_slurm import daemon, log
+from hipercow_slurm.auksd import acl, config
+from hipercow_slurm.auksd.accounts import Accounts
+from hipercow_slurm.auksd.config import Config
+from hipercow_slurm.auksd.renewer import Renewer, renew_at_kdc
+from hipercow_slurm.auksd.server import Server
+from hipercow_slurm.auksd.service import Service
+from hipercow_slurm.auksd.workers import Workers
+from hipercow_slurm.errors import ConfigError
+from hipercow_slurm.krb5 import krbcred
+from hipercow_slurm.krb5.auth import Acceptor
+from hipercow_slurm.store.envelope import read_key_file
+from hipercow_slurm.store.sqlite import SqliteStore
+
+LOOKUP_THREADS = 4
+RESERVED_FILES = 64  # descriptors that are not connections
+
+
+def check(path: Path) -> list[str]:
+    """Read the configuration and all files it names; returns the ACL's warnings.
+
+    Raises:
+        ConfigError: whatever would keep the daemon from starting, except a store in use.
+    """
+    found = config.load(path)
+    rules = acl.load(Path(found.auksd.acl))
+    read_key_file(Path(found.auksd.key_file))
+    _check_keytab(found.auksd.keytab)
+    return list(rules.warnings)
+
+
+async def serve(path: Path, stop: asyncio.Event) -> None:
+    """Run the cache with the configuration file ``path`` until ``stop`` is set.
+
+    Raises:
+        ConfigError: something named in the configuration is missing or wrong.
+        UnavailableError: the address is taken.
+    """
+    os.umask(0o077)
+    found = config.load(path)
+    section = found.auksd
+    rules = acl.load(Path(section.acl))
+    for warning in rules.warnings:
+        log.get().warning("auksd.acl", why=warning)
+    _check_keytab(section.keytab)
+    _allow_files(section.connections)
+    store = SqliteStore(Path(section.store), read_key_file(Path(section.key_file)))
+    try:
+        await _run(found, rules, store, stop)
+    finally:
+        await store.close()
+    log.get().info("auksd.stopped")
+
+
+async def _run(found: Config, rules: acl.Acl, store: SqliteStore, stop: asyncio.Event) -> None:
+    section, renew = found.auksd, found.renew
+    workers = Workers(LOOKUP_THREADS, "auksd")
+    renewer = Renewer(store, renew_at_kdc, threads=renew.threads, rate_per_s=renew.rate_per_s, timing=renew.timing())
+    service = Service(store, rules, Accounts(workers), renewer, workers, krbcred.parse)
+    server = Server(section, service, lambda ours, theirs: _acceptor(section, ours, theirs), workers)
+    count = await renewer.load()
+    host, port = await server.start()
+    log.get().info("auksd.listening", address=f"{host}:{port}", principal=section.principal, credentials=count)
+    daemon.ready()
+    renewing = asyncio.create_task(renewer.run() if renew.enabled else asyncio.Event().wait())
+    stopping = asyncio.create_task(stop.wait())
+    try:
+        # The renewer ends by itself only with a bug; a cache that does not renew must not look healthy.
+        await asyncio.wait({renewing, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        await server.stop()
+        stopping.cancel()
+        renewing.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await renewing
+        renewer.stop()
+        workers.stop()
+
+
+def _acceptor(section: config.Auksd, ours: bytes, theirs: bytes) -> Acceptor:
+    return Acceptor(section.keytab, section.principal, local=ours, remote=theirs)
+
+
+def _check_keytab(path: str) -> None:
+    if not os.access(path.removeprefix("FILE:"), os.R_OK):
+        raise ConfigError(
+            f"cannot read the keytab {path}", code="keytab", hint="kadmin: ktadd -k " + path + " auks/HOST"
+        )
+
+
+def _allow_files(connections: int) -> None:
+    """Raise the soft limit of open files to what the connections need; say so if it is not enough."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = connections + RESERVED_FILES
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return
+    allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+    if allowed < wanted:
+        log.get().warning("auksd.files", limit=allowed, wanted=wanted)

@@ -1,0 +1,68 @@
+"""A few threads for calls that block in C: NSS, the KDC, large encryptions.
+
+Not concurrent.futures: its threads are joined at interpreter exit, so one stuck in a frozen KDC's time-out would hold
+up a stop for half a minute. These are daemon threads and die with the process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import queue
+import threading
+from collections.abc import Callable
+from typing import Any, ParamSpec, TypeVar
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_Job = tuple[Callable[[], Any], asyncio.AbstractEventLoop, "asyncio.Future[Any]"]
+
+
+class Workers:
+    """``count`` threads that take calls in order.
+
+    Args:
+        count: how many calls may block at once.
+        name: for thread lists.
+    """
+
+    def __init__(self, count: int, name: str) -> None:
+        self._count = count
+        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        for number in range(count):
+            threading.Thread(target=self._work, name=f"{name}-{number}", daemon=True).start()
+
+    async def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """The result of the call, made on one of the threads; a cancelled wait leaves the call running."""
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[T] = loop.create_future()
+        self._jobs.put((lambda: function(*args, **kwargs), loop, future))
+        return await future
+
+    def stop(self) -> None:
+        """Let each thread end after the calls that are queued; waits for none."""
+        for _ in range(self._count):
+            self._jobs.put(None)
+
+    def _work(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            call, loop, future = job
+            value: Any = None
+            error: BaseException | None = None
+            try:
+                value = call()
+            except BaseException as caught:  # the waiter decides, this thread goes on
+                error = caught
+            with contextlib.suppress(RuntimeError):  # the loop has closed meanwhile
+                loop.call_soon_threadsafe(_resolve, future, value, error)
+            del job, call, future, value, error  # nothing secret stays in an idle thread
+
+
+def _resolve(future: asyncio.Future[Any], value: Any, error: BaseException | None) -> None:
+    if future.done():
+        return
+    if error is not None:
+        future.set_exception(error)
+    else:
+        future.set_result(value)

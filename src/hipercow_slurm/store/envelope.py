@@ -1,0 +1,142 @@
+"""Encryption at rest: each record has a key of its own (DEK), and that key is wrapped by the site's key (KEK).
+
+A fresh DEK per write leaves no nonce to be reused, and changing the KEK means wrapping 32 bytes again, not the record.
+AES-256-GCM both times. The record's metadata is the associated data: a record moved to another uid, or with a later
+renew_till written into the database, does not open.
+
+The KEK lives in a file outside the database: one key per line, 32 random bytes in hex or base64, ``#`` comments. The
+first line wraps new records; further lines (a key being replaced) still open old ones.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import os
+import stat
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from hipercow_slurm.errors import ConfigError, InternalError
+from hipercow_slurm.store.base import Entry
+
+KEY_BYTES = 32
+_NONCE_BYTES = 12
+_METADATA = struct.Struct(">IIIIII?")
+_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Box:
+    """An encrypted record: which KEK, the wrapped DEK, the ciphertext."""
+
+    key_id: str
+    wrapped: bytes = field(repr=False)
+    sealed: bytes = field(repr=False)
+
+
+class Keys:
+    """The KEKs of a key file.
+
+    Args:
+        keys: 32 bytes each; the first wraps new records.
+    """
+
+    def __init__(self, *keys: bytes) -> None:
+        if not keys or any(len(key) != KEY_BYTES for key in keys):
+            raise ConfigError(f"a store key has {KEY_BYTES} bytes", code="store-key")
+        self._keks: Mapping[str, AESGCM] = {key_id(key): AESGCM(key) for key in keys}
+        self.active = key_id(keys[0])
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._keks
+
+    def seal(self, entry: Entry, data: bytes) -> Box:
+        """Encrypt ``data`` as the record of ``entry``."""
+        dek, bound = os.urandom(KEY_BYTES), _bound(entry)
+        return Box(self.active, _encrypt(self._keks[self.active], dek, bound), _encrypt(AESGCM(dek), data, bound))
+
+    def open(self, entry: Entry, box: Box) -> bytes:
+        """Decrypt a record.
+
+        Raises:
+            InternalError: ``store-corrupt``: not sealed with one of our keys, or not for this entry.
+        """
+        kek = self._keks.get(box.key_id)
+        if kek is None:
+            raise _corrupt(entry, f"its key {box.key_id} is not in the key file")
+        bound = _bound(entry)
+        try:
+            return _decrypt(AESGCM(_decrypt(kek, box.wrapped, bound)), box.sealed, bound)
+        except (InvalidTag, ValueError) as error:
+            raise _corrupt(entry, "it does not decrypt") from error
+
+
+def key_id(key: bytes) -> str:
+    """A name for a key that tells nothing about it."""
+    return hashlib.sha256(b"hipercow-slurm store key\0" + key).hexdigest()[:16]
+
+
+def read_key_file(path: Path) -> Keys:
+    """Read a key file.
+
+    Raises:
+        ConfigError: ``store-key``: it is missing, others can read it, or a line is not a key.
+    """
+    try:
+        mode = stat.S_IMODE(path.stat().st_mode)
+        text = path.read_text(encoding="ascii")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(
+            f"cannot read the store key {path}: {error}",
+            code="store-key",
+            hint=f"make one: (umask 077; head -c 32 /dev/urandom | base64 > {path})",
+        ) from error
+    if mode & 0o077:
+        raise ConfigError(
+            f"the store key {path} can be read by others (mode {mode:04o})",
+            code="store-key",
+            hint=f"chmod 600 {path}",
+        )
+    lines = [(number, line.partition("#")[0].strip()) for number, line in enumerate(text.splitlines(), start=1)]
+    keys = [_parse_key(path, number, line) for number, line in lines if line]
+    if not keys:
+        raise ConfigError(f"{path}: there is no key in it", code="store-key")
+    return Keys(*keys)
+
+
+def _parse_key(path: Path, number: int, line: str) -> bytes:
+    try:
+        key = bytes.fromhex(line) if len(line) == 2 * KEY_BYTES else base64.b64decode(line, validate=True)
+    except (ValueError, binascii.Error):
+        key = b""
+    if len(key) != KEY_BYTES:
+        raise ConfigError(f"{path}:{number}: not {KEY_BYTES} bytes in hex or base64", code="store-key")
+    return key
+
+
+def _bound(entry: Entry) -> bytes:
+    times = entry.times
+    numbers = _METADATA.pack(
+        _VERSION, entry.uid, times.starttime, times.endtime, times.renew_till, entry.tickets, entry.addressless
+    )
+    return numbers + entry.principal.encode()
+
+
+def _encrypt(key: AESGCM, data: bytes, bound: bytes) -> bytes:
+    nonce = os.urandom(_NONCE_BYTES)
+    return nonce + key.encrypt(nonce, data, bound)
+
+
+def _decrypt(key: AESGCM, data: bytes, bound: bytes) -> bytes:
+    return key.decrypt(data[:_NONCE_BYTES], data[_NONCE_BYTES:], bound)
+
+
+def _corrupt(entry: Entry, why: str) -> InternalError:
+    return InternalError(f"the stored credential of uid {entry.uid} cannot be opened: {why}", code="store-corrupt")

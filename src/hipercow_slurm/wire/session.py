@@ -1,0 +1,194 @@
+"""One AUKS connection as a state machine, both roles: bytes in, events out; messages in, bytes out.
+
+    handshake --Authenticated--> open --CLOSE or end of stream--> ended
+        any ProtocolError (or a refusal by the crypto object) --> ended
+
+Rule 1: nothing here blocks, waits, logs or knows the time; the crypto object is given.
+Rule 2: after ``Ended`` or an exception the session is finished: ``next_event`` gives ``Ended`` for ever.
+Rule 3: a sealed frame that opens but makes no sense is a ``Malformed`` event, answered with ERROR, and the connection
+goes on, as with the original; a frame that does not open ends it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from hipercow_slurm.errors import InternalError, ProtocolError
+from hipercow_slurm.wire import messages
+from hipercow_slurm.wire.frames import MAX_FRAME, FrameBuffer, frame
+from hipercow_slurm.wire.messages import Close, Reply, Request
+from hipercow_slurm.wire.sendauth import Acceptor, ClientHandshake, HandshakeError, Initiator, ServerHandshake
+
+
+@dataclass(frozen=True, slots=True)
+class Authenticated:
+    """The handshake is over; ``client`` is the proven principal (empty on the client's own side)."""
+
+    client: str
+
+
+@dataclass(frozen=True, slots=True)
+class Malformed:
+    """A properly sealed message that is not a legal request."""
+
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """The peer said CLOSE (``clean``) or its stream ended."""
+
+    clean: bool
+
+
+ServerEvent = Authenticated | Request | Malformed | Ended
+ClientEvent = Authenticated | Reply | Ended
+
+
+class ServerSession:
+    """The server's end. Feed it with ``receive``, ask ``next_event`` until None, and send ``outgoing()``.
+
+    Args:
+        acceptor: does the cryptography.
+        limit_bytes: longest frame accepted, before and after authentication.
+    """
+
+    def __init__(self, acceptor: Acceptor, *, limit_bytes: int = MAX_FRAME) -> None:
+        self._acceptor = acceptor
+        self._handshake = ServerHandshake(acceptor)
+        self._frames = FrameBuffer(limit_bytes)
+        self._out = b""
+        self._ended = False
+
+    @property
+    def buffered(self) -> int:
+        """Bytes received and not yet consumed."""
+        return len(self._frames)
+
+    @property
+    def authenticated(self) -> bool:
+        """True after the handshake."""
+        return self._handshake.done
+
+    def receive(self, data: bytes) -> None:
+        """Bytes from the peer; ``b""`` is the end of its stream."""
+        self._frames.receive(data)
+
+    def outgoing(self) -> bytes:
+        """Handshake bytes to send now; also after an exception, before closing."""
+        out, self._out = self._out, b""
+        return out
+
+    def next_event(self) -> ServerEvent | None:
+        """The next thing that happened, or None until more bytes come.
+
+        Raises:
+            ProtocolError: the connection is finished; send ``outgoing()`` and close.
+        """
+        if self._ended:
+            return Ended(clean=False)
+        try:
+            return self._next()
+        except HandshakeError as refusal:
+            self._ended = True
+            self._out += refusal.answer
+            raise
+        except Exception:
+            self._ended = True
+            raise
+
+    def _next(self) -> ServerEvent | None:
+        while (body := self._frames.frame()) is not None:
+            if self._handshake.done:
+                return self._request(body)
+            self._out += self._handshake.feed(body)
+            if self._handshake.done:
+                return Authenticated(self._acceptor.client)
+        if self._frames.ended:
+            self._ended = True
+            return Ended(clean=False)
+        return None
+
+    def _request(self, body: bytes) -> ServerEvent:
+        plain = self._acceptor.unseal(body)
+        try:
+            request = messages.decode_request(plain)
+        except ProtocolError as error:
+            return Malformed(error.message)
+        if isinstance(request, Close):
+            self._ended = True
+            return Ended(clean=True)
+        return request
+
+    def send(self, reply: Reply) -> bytes:
+        """The bytes that carry ``reply``."""
+        if not self._handshake.done:
+            raise InternalError("reply before the end of the handshake")
+        return frame(self._acceptor.seal(messages.encode(reply)))
+
+
+class ClientSession:
+    """The client's end. Send ``start()``, feed ``receive``, ask ``next_event``.
+
+    Args:
+        initiator: does the cryptography.
+        limit_bytes: longest frame accepted; dumps need more than the default.
+    """
+
+    def __init__(self, initiator: Initiator, *, limit_bytes: int = MAX_FRAME) -> None:
+        self._initiator = initiator
+        self._handshake = ClientHandshake(initiator)
+        self._frames = FrameBuffer(limit_bytes)
+        self._ended = False
+
+    @property
+    def authenticated(self) -> bool:
+        """True after the handshake."""
+        return self._handshake.done
+
+    def start(self) -> bytes:
+        """The client's whole handshake."""
+        return self._handshake.start()
+
+    def receive(self, data: bytes) -> None:
+        """Bytes from the peer; ``b""`` is the end of its stream."""
+        self._frames.receive(data)
+
+    def next_event(self) -> ClientEvent | None:
+        """The next thing that happened, or None until more bytes come.
+
+        Raises:
+            HandshakeError: the server refused the handshake.
+            ProtocolError: it broke the protocol.
+            Error: the crypto object refused what it sent.
+        """
+        if self._ended:
+            return Ended(clean=False)
+        try:
+            return self._next()
+        except Exception:
+            self._ended = True
+            raise
+
+    def _next(self) -> ClientEvent | None:
+        while not self._handshake.done:
+            if not self._handshake.feed(self._frames):
+                return self._end_or_wait()
+            if self._handshake.done:
+                return Authenticated("")
+        body = self._frames.frame()
+        if body is None:
+            return self._end_or_wait()
+        return messages.decode_reply(self._initiator.unseal(body))
+
+    def _end_or_wait(self) -> Ended | None:
+        if not self._frames.ended:
+            return None
+        self._ended = True
+        return Ended(clean=False)
+
+    def send(self, request: Request) -> bytes:
+        """The bytes that carry ``request``."""
+        if not self._handshake.done:
+            raise InternalError("request before the end of the handshake")
+        return frame(self._initiator.seal(messages.encode(request)))

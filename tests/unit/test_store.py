@@ -1,0 +1,244 @@
+"""The store's contract, and what SQLite adds: durability, one process, encryption bound to its row."""
+
+import asyncio
+import os
+import signal
+import sqlite3
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from hipercow_slurm.errors import AccessError, ConfigError, InternalError, UnavailableError
+from hipercow_slurm.store.base import Entry
+from hipercow_slurm.store.envelope import Keys
+from hipercow_slurm.store.sqlite import SqliteStore
+from hipercow_slurm.values import KrbCred, TicketTimes
+
+KEY, OTHER = b"\x01" * 32, b"\x02" * 32
+
+
+def cred(client="alice@EX.ORG", *, endtime=2_000, renew_till=3_000, data=b"secret session key") -> KrbCred:
+    return KrbCred(data, client, TicketTimes(1_000, endtime, renew_till))
+
+
+def always(_old, _new):
+    return True
+
+
+@pytest.fixture
+async def store(tmp_path):
+    store = SqliteStore(tmp_path / "creds.db", Keys(KEY))
+    yield store
+    await store.close()
+
+
+async def test_put_get_remove(store):
+    assert await store.get(7) is None
+    done = await store.put(7, cred(), always)
+    assert done.stored
+    assert done.entry == Entry(7, "alice@EX.ORG", TicketTimes(1_000, 2_000, 3_000))
+    sealed = await store.get(7)
+    assert sealed.entry == done.entry
+    assert sealed.open().der == b"secret session key"
+    assert await store.remove(7, lambda entry: True) == done.entry
+    assert await store.get(7) is None
+    assert await store.remove(7, lambda entry: True) is None
+
+
+async def test_the_rule_sees_old_and_new_and_decides(store):
+    seen = []
+
+    def keep(old, new):
+        seen.append((old, new))
+        return old is None
+
+    first = await store.put(7, cred(endtime=2_000), keep)
+    second = await store.put(7, cred(endtime=2_500, data=b"other"), keep)
+    assert not second.stored
+    assert second.entry == first.entry
+    assert [old for old, _ in seen] == [None, first.entry]
+    assert seen[1][1].times.endtime == 2_500
+    assert (await store.get(7)).open().der == b"secret session key"
+    assert await store.remove(7, lambda entry: False) is None
+    assert await store.get(7) is not None
+
+
+async def test_a_rule_that_raises_hurts_only_its_own_caller(store):
+    def refuse(*_):
+        raise AccessError("no", code="principal-mismatch")
+
+    results = await asyncio.gather(
+        store.put(1, cred(), always),
+        store.put(2, cred(), refuse),
+        store.put(3, cred(), always),
+        store.remove(1, refuse),
+        return_exceptions=True,
+    )
+    assert [type(r) for r in results[1::2]] == [AccessError, AccessError]
+    assert [entry.uid for entry in await store.entries()] == [1, 3]
+
+
+async def test_rule_and_change_are_one_step(store):
+    """A hundred writers of one uid, each only if newer: the newest wins, whatever the order."""
+    ends = [2_000 + (number * 37) % 100 for number in range(100)]
+
+    def newer(old, new):
+        return old is None or new.times.endtime > old.times.endtime
+
+    await asyncio.gather(*(store.put(7, cred(endtime=end, data=str(end).encode()), newer) for end in ends))
+    assert (await store.get(7)).open().der == b"2099"
+
+
+async def test_entries_and_dump(store):
+    late = KrbCred(b"late", "bob@EX.ORG", TicketTimes(2**31, 2**32 - 1, 0), tickets=2, addressless=False)
+    await store.put(0xFFFFFFFE, late, always)
+    await store.put(5, cred(), always)
+    assert await store.entries() == [
+        Entry(5, "alice@EX.ORG", TicketTimes(1_000, 2_000, 3_000)),
+        Entry(0xFFFFFFFE, "bob@EX.ORG", TicketTimes(2**31, 2**32 - 1, 0), tickets=2, addressless=False),
+    ]
+    dumped = list(await asyncio.to_thread(lambda: [sealed.open() for sealed in store.dump()]))
+    assert [one.der for one in dumped] == [b"secret session key", b"late"]
+    assert (dumped[1].tickets, dumped[1].addressless) == (2, False)
+
+
+async def test_reopening_finds_everything(tmp_path):
+    path = tmp_path / "creds.db"
+    store = SqliteStore(path, Keys(KEY))
+    await store.put(7, cred(), always)
+    await store.close()
+    store = SqliteStore(path, Keys(KEY))
+    assert (await store.get(7)).open().client == "alice@EX.ORG"
+    await store.close()
+
+
+async def test_files_are_private_and_hold_no_secret_in_clear(store, tmp_path):
+    await store.put(7, cred(data=b"NEEDLE" * 20), always)
+    files = [path for path in tmp_path.iterdir() if path.name.startswith("creds.db")]
+    assert len(files) >= 3, files
+    for path in files:
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600, path
+        assert b"NEEDLE" not in path.read_bytes(), path
+
+
+@pytest.mark.parametrize(
+    "change",
+    ["uid = 8", "principal = 'bob@EX.ORG'", "renew_till = 9999", "endtime = 9999", "sealed = zeroblob(60)"],
+)
+async def test_a_tampered_row_does_not_open(tmp_path, change):
+    path = tmp_path / "creds.db"
+    store = SqliteStore(path, Keys(KEY))
+    await store.put(7, cred(), always)
+    with sqlite3.connect(path) as db:
+        db.execute(f"UPDATE credential SET {change}")
+    uid = 8 if change.startswith("uid") else 7
+    with pytest.raises(InternalError) as caught:
+        (await store.get(uid)).open()
+    assert caught.value.code == "store-corrupt"
+    await store.close()
+
+
+async def test_wrong_key_is_said_at_start_and_loses_nothing(tmp_path):
+    path = tmp_path / "creds.db"
+    store = SqliteStore(path, Keys(KEY))
+    await store.put(7, cred(), always)
+    await store.close()
+    before = path.read_bytes()
+    with pytest.raises(ConfigError) as caught:
+        SqliteStore(path, Keys(OTHER))
+    assert caught.value.code == "store-key"
+    assert path.read_bytes() == before
+    both = SqliteStore(path, Keys(OTHER, KEY))
+    assert (await both.get(7)).open().client == "alice@EX.ORG", "a key being replaced still opens old records"
+    await both.close()
+
+
+async def test_one_process_per_file(store, tmp_path):
+    with pytest.raises(ConfigError, match="in use"):
+        SqliteStore(tmp_path / "creds.db", Keys(KEY))
+
+
+async def test_a_foreign_file_is_refused_untouched(tmp_path):
+    path = tmp_path / "creds.db"
+    path.write_bytes(b"these are not the bytes of a database" * 30)
+    before = path.read_bytes()
+    with pytest.raises(ConfigError) as caught:
+        SqliteStore(path, Keys(KEY))
+    assert caught.value.code == "store-unusable"
+    assert path.read_bytes() == before
+
+
+async def test_a_full_disk_is_an_error_and_then_goes_on(store, tmp_path):
+    await store.put(1, cred(), always)
+    pages = store._db.execute("PRAGMA page_count").fetchone()[0]
+    store._db.execute(f"PRAGMA max_page_count = {pages + 3}")
+    results = await asyncio.gather(
+        *(store.put(uid, cred(data=os.urandom(30_000)), always) for uid in range(2, 6)), return_exceptions=True
+    )
+    failed = [result for result in results if isinstance(result, Exception)]
+    assert {(type(error), error.code) for error in failed} == {(UnavailableError, "store-full")}
+    stored = {result.entry.uid for result in results if not isinstance(result, Exception)} | {1}
+    assert {entry.uid for entry in await store.entries()} == stored, "what was refused is not there"
+    store._db.execute("PRAGMA max_page_count = 100000")
+    assert (await store.put(9, cred(), always)).stored
+
+
+WRITER = """
+import asyncio, sys
+from pathlib import Path
+from hipercow_slurm.store.envelope import Keys
+from hipercow_slurm.store.sqlite import SqliteStore
+from hipercow_slurm.values import KrbCred, TicketTimes
+
+async def main():
+    store = SqliteStore(Path(sys.argv[1]), Keys(b"\\1" * 32))
+    number = int(sys.argv[2])
+    async def one(uid):
+        nonlocal number
+        while True:
+            number += 1
+            mine = number
+            cred = KrbCred(str(mine).encode(), "u@R", TicketTimes(1, 2, mine))
+            await store.put(uid, cred, lambda old, new: True)
+            print(uid, mine, flush=True)
+    await asyncio.gather(*(one(uid) for uid in range(8)))
+
+asyncio.run(main())
+"""
+
+
+def run_until_killed(program: Path, path: Path, after: int) -> dict[int, int]:
+    """Let the writer acknowledge ``after`` puts, kill it, return the last number it acknowledged for each uid."""
+    child = subprocess.Popen(
+        [sys.executable, program, path, str(1000 * after)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    acknowledged = {}
+    with child:
+        for count, line in enumerate(child.stdout):
+            uid, number = map(int, line.split())
+            acknowledged[uid] = number
+            if count == after:
+                child.send_signal(signal.SIGKILL)
+        assert len(acknowledged) == 8, child.stderr.read()
+    return acknowledged
+
+
+def test_what_was_acknowledged_survives_kill_9(tmp_path):
+    """Replacing puts by eight writers, killed in mid-flight, three times on one file."""
+    path, program = tmp_path / "creds.db", tmp_path / "writer.py"
+    program.write_text(WRITER)
+
+    async def stored():
+        store = SqliteStore(path, Keys(KEY))
+        opened = {sealed.entry.uid: int(sealed.open().der) for sealed in store.dump()}
+        await store.close()
+        return opened
+
+    for after in (60, 77, 94):
+        acknowledged = run_until_killed(program, path, after)
+        found = asyncio.run(stored())
+        lost = {uid: (number, found.get(uid)) for uid, number in acknowledged.items() if found.get(uid, 0) < number}
+        assert not lost, f"uid: (acknowledged, found) {lost}"
