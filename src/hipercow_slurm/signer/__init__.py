@@ -1,0 +1,1 @@
+"""The only holder of the key that signs Slurm tokens, and its client."""

@@ -1,0 +1,1 @@
+"""Slurm by its REST API: what a job is, and a client of slurmrestd."""

@@ -1,0 +1,147 @@
+"""What we refuse before Slurm sees it, because slurmrestd would accept the job and it would fail later.
+
+sbatch makes some of these checks itself; slurmrestd (measured: 22.05.8) makes none of them: a script without
+``#!`` or without a working directory is accepted and the job fails on the node, where its owner cannot see why.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+from hipercow_slurm.errors import RequestError
+from hipercow_slurm.slurm.model import JobSpec
+
+SCRIPT_LIMIT = 3 * 1024 * 1024  # bytes; Slurm 22.05 takes 3 MiB and refuses 4 MiB
+TEXT_LIMIT = 1024
+PATH_LIMIT = 4096
+ENVIRONMENT_LIMIT = 256 * 1024  # bytes of all names and values; execve's own limit is 128 KiB for a single one
+NUMBER_LIMIT = 2**31 - 1  # above, Slurm's own special values (NO_VAL, INFINITE) begin
+TIME_LIMIT = 366 * 24 * 60  # minutes; Slurm itself cuts off at a year
+
+NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+ARRAY_PART = re.compile(r"([0-9]{1,9})(?:-([0-9]{1,9})(?::([0-9]{1,9}))?)?")
+
+# Variables that belong to the node (KRB5CCNAME, SLURM_*) or that change what runs before the script's first line.
+RESERVED_NAMES = frozenset({"KRB5CCNAME", "BASH_ENV"})
+RESERVED_PREFIXES = ("SLURM_", "SLURMD_", "SPANK_", "LD_")
+
+
+def check(spec: JobSpec) -> None:
+    """Raise for the first thing wrong with ``spec``.
+
+    Raises:
+        RequestError: what is wrong and how to mend it; code ``script-too-large`` (413) or ``bad-request``.
+    """
+    _script(spec.script)
+    _directory(spec.working_directory)
+    for what, value, limit in (
+        ("name", spec.name, TEXT_LIMIT),
+        ("partition", spec.partition, TEXT_LIMIT),
+        ("account", spec.account, TEXT_LIMIT),
+        ("qos", spec.qos, TEXT_LIMIT),
+        ("comment", spec.comment, TEXT_LIMIT),
+        ("output", spec.output, PATH_LIMIT),
+        ("error", spec.error, PATH_LIMIT),
+    ):
+        if value is not None:
+            _text(what, value, limit)
+    for what, value in (("output", spec.output), ("error", spec.error)):
+        if value is not None and "\\" in value:
+            # slurmstepd 22.05.8 loses the / between directory and name then, and the job dies at launch
+            raise RequestError(f"{what} contains a backslash, which Slurm gets wrong")
+    for what, number, most in (
+        ("nodes", spec.nodes, NUMBER_LIMIT),
+        ("tasks", spec.tasks, NUMBER_LIMIT),
+        ("cpus_per_task", spec.cpus_per_task, 65533),  # 16 bits in Slurm
+        ("memory_mb", spec.memory_mb, NUMBER_LIMIT),
+        ("time_limit_min", spec.time_limit_min, TIME_LIMIT),
+    ):
+        if number is not None and not 1 <= number <= most:
+            raise RequestError(f"{what} is {number}; it must be from 1 to {most}")
+    _environment(spec.environment)
+    if spec.array is not None:
+        _array(spec.array)
+
+
+def _script(script: str) -> None:
+    size = len(_encoded("script", script))
+    if size > SCRIPT_LIMIT:
+        raise RequestError(
+            f"the script has {size} bytes; the limit is {SCRIPT_LIMIT}",
+            code="script-too-large",
+            status=413,
+            hint="keep data in files and let the script read them",
+        )
+    first = script.split("\n", 1)[0]
+    if not first.startswith("#!") or not first[2:].strip():
+        raise RequestError(
+            "the script's first line does not name its interpreter",
+            hint="begin it with a line such as: #!/bin/bash",
+        )
+    if "\0" in script:
+        raise RequestError("the script contains a NUL byte")
+    if "\r\n" in script:
+        raise RequestError(
+            "the script has DOS line ends (CR LF), which its interpreter would take for part of each command",
+            hint="convert it, for instance with dos2unix",
+        )
+
+
+def _directory(directory: str | None) -> None:
+    if directory is None:
+        raise RequestError("the job has no working directory")
+    _text("working_directory", directory, PATH_LIMIT)
+    if not directory.startswith("/"):
+        raise RequestError(f"working_directory {directory!r} is not absolute")
+
+
+def _text(what: str, value: str, limit: int) -> None:
+    if not value:
+        raise RequestError(f"{what} is empty; leave it out instead")
+    if len(_encoded(what, value)) > limit:
+        raise RequestError(f"{what} is longer than {limit} bytes")
+    if any(ord(character) < 32 or ord(character) == 127 for character in value):
+        raise RequestError(f"{what} contains a control character")
+
+
+def _environment(environment: dict[str, str]) -> None:
+    total = 0
+    for name, value in environment.items():
+        if not NAME.fullmatch(name):
+            raise RequestError(f"{name!r} is not the name of an environment variable")
+        if name in RESERVED_NAMES or name.startswith(RESERVED_PREFIXES):
+            raise RequestError(
+                f"the environment variable {name} cannot be set from outside",
+                hint="set it inside the script if the job needs it",
+            )
+        if "\0" in value:
+            raise RequestError(f"the environment variable {name} contains a NUL byte")
+        total += len(name) + len(_encoded(name, value))
+    if total > ENVIRONMENT_LIMIT:
+        raise RequestError(f"the environment has {total} bytes; the limit is {ENVIRONMENT_LIMIT}")
+
+
+def _array(array: str) -> None:
+    tasks, percent, at_once = array.partition("%")
+    if len(array) > TEXT_LIMIT or (percent and not _positive(at_once)):
+        raise RequestError(f"array {array[:80]!r} is not of the form 0-9%2 or 1,3,5-7:2")
+    for part in tasks.split(","):
+        match = ARRAY_PART.fullmatch(part)
+        if match is None:
+            raise RequestError(f"array {array[:80]!r} is not of the form 0-9%2 or 1,3,5-7:2")
+        first, last, step = match.groups()
+        if last is not None and int(last) < int(first):
+            raise RequestError(f"array {array[:80]!r}: {part} runs backwards")
+        if step is not None and int(step) < 1:
+            raise RequestError(f"array {array[:80]!r}: {part} has a step of 0")
+
+
+_positive: Callable[[str], object] = re.compile(r"[1-9][0-9]{0,8}").fullmatch
+
+
+def _encoded(what: str, value: str) -> bytes:
+    try:
+        return value.encode()
+    except UnicodeEncodeError:
+        raise RequestError(f"{what} contains characters that are not valid Unicode") from None

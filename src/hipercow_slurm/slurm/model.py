@@ -1,0 +1,110 @@
+"""What a job is, before (``JobSpec``) and after (``Job``) Slurm has it; the same for every slurmrestd version.
+
+Times are ``int`` seconds since 1970, limits are minutes and megabytes, as Slurm counts them. Pure data.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+
+# Slurm's base states after which nothing of the job runs any more (job_states of slurm.h, 22.05).
+ENDED: Final = frozenset(
+    {
+        "BOOT_FAIL",
+        "CANCELLED",
+        "COMPLETED",
+        "DEADLINE",
+        "FAILED",
+        "NODE_FAIL",
+        "OUT_OF_MEMORY",
+        "PREEMPTED",
+        "TIMEOUT",
+    }
+)
+
+
+class JobSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What the user asks for; ``None`` leaves the choice to Slurm. ``check.check`` says whether it can work.
+
+    Attributes:
+        script: the whole batch script; its first line names the interpreter (``#!``).
+        working_directory: absolute; optional here so that a server can fill in the home directory.
+        output, error: where stdout and stderr go, absolute or relative to the working directory, with Slurm's
+            ``%`` patterns; by default both go to ``slurm-%j.out``.
+        environment: the job's variables; a ``PATH``, ``USER`` and ``LOGNAME`` are added where missing.
+        array: task numbers in Slurm's form, ``0-9%2`` or ``1,3,5-7:2``.
+        comment: kept by Slurm with the job; a server can find its own job again by it.
+    """
+
+    script: str
+    name: str | None = None
+    partition: str | None = None
+    account: str | None = None
+    qos: str | None = None
+    nodes: int | None = None
+    tasks: int | None = None
+    cpus_per_task: int | None = None
+    memory_mb: int | None = None
+    time_limit_min: int | None = None
+    working_directory: str | None = None
+    output: str | None = None
+    error: str | None = None
+    environment: dict[str, str] = {}
+    hold: bool = False
+    array: str | None = None
+    comment: str | None = None
+
+
+class Submitted(msgspec.Struct, frozen=True):
+    """Slurm took the job. ``message`` is what it said besides (held, too big for the partition), or None."""
+
+    job_id: int
+    message: str | None = None
+
+
+class Job(msgspec.Struct, frozen=True, kw_only=True):
+    """A job as slurmctld knows it now.
+
+    Attributes:
+        state: Slurm's word: PENDING, RUNNING, COMPLETED, ...
+        reason: why it is in this state, or None; Slurm's word (JobHeldUser, NonZeroExitCode, ...).
+        exit_code: of the batch script, once it has ended by itself; else None.
+        signal: the number of the signal that ended it, or None.
+        nodes: names of the allocated nodes; empty before the start.
+        submit_time, start_time, end_time: when it happened, None if it has not happened yet.
+        latest_end: when Slurm will end it at the latest; None if it does not run or has no limit.
+        time_limit_min: None if it has no limit of its own.
+        output, error: absolute, with Slurm's ``%`` patterns filled in as far as they are known by now; equal
+            when stderr was not sent elsewhere.
+        array_job_id, array_task_id: None for a job that is no array task.
+    """
+
+    job_id: int
+    name: str
+    user: str
+    uid: int
+    partition: str
+    state: str
+    reason: str | None
+    exit_code: int | None
+    signal: int | None
+    nodes: tuple[str, ...]
+    node_count: int
+    submit_time: int | None
+    start_time: int | None
+    end_time: int | None
+    latest_end: int | None
+    time_limit_min: int | None
+    working_directory: str
+    output: str
+    error: str
+    comment: str | None = None
+    array_job_id: int | None = None
+    array_task_id: int | None = None
+
+    @property
+    def ended(self) -> bool:
+        """Nothing of it runs or will run any more."""
+        return self.state in ENDED

@@ -1,0 +1,296 @@
+"""slurmrestd's API v0.0.38 (Slurm 22.05 to 23.11): our values to its JSON and back. No I/O.
+
+Peculiar to this version: ``environment`` is an object, numbers are bare, ``script`` stands beside ``job``, the
+exit code is a raw wait status, and a field that is not set is ``null`` or the empty string.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from hipercow_slurm.errors import Error
+from hipercow_slurm.slurm import answers, hostlist, outputs
+from hipercow_slurm.slurm.answers import Answer, Refusal
+from hipercow_slurm.slurm.check import check
+from hipercow_slurm.slurm.model import ENDED, Job, JobSpec, Submitted
+
+VERSION = "v0.0.38"
+DEFAULT_PATH = "/usr/local/bin:/usr/bin:/bin"
+YEAR_S = 365 * 24 * 3600  # slurmctld's end_time for a job without limit is its start plus this
+
+
+def submit_path() -> str:
+    """Of POST ``submit_body``."""
+    return f"/slurm/{VERSION}/job/submit"
+
+
+def job_path(job_id: int) -> str:
+    """Of GET and DELETE of one job."""
+    return f"/slurm/{VERSION}/job/{job_id}"
+
+
+def jobs_path() -> str:
+    """Of GET all jobs."""
+    return f"/slurm/{VERSION}/jobs"
+
+
+def ping_path() -> str:
+    """Of GET the controllers' health; needs a token like everything else."""
+    return f"/slurm/{VERSION}/ping"
+
+
+def submit_body(spec: JobSpec, localname: str) -> bytes:
+    """The JSON of a submission.
+
+    Raises:
+        RequestError: Slurm would refuse this, or take it and fail later.
+    """
+    check(spec)
+    job: dict[str, Any] = {
+        "name": spec.name or "job",  # without one, Slurm shows "(null)"
+        "current_working_directory": spec.working_directory,
+        # Never empty: an empty or missing object is refused. slurmrestd adds nothing of its own but SLURM_*.
+        "environment": {
+            "PATH": DEFAULT_PATH,
+            "USER": localname,
+            "LOGNAME": localname,
+            **spec.environment,
+        },
+        "partition": spec.partition,
+        "account": spec.account,
+        "qos": spec.qos,
+        "nodes": spec.nodes,
+        "tasks": spec.tasks,
+        "cpus_per_task": spec.cpus_per_task,
+        "memory_per_node": spec.memory_mb,
+        "time_limit": spec.time_limit_min,
+        "standard_output": spec.output,
+        "standard_error": spec.error,
+        "array": spec.array,
+        "comment": spec.comment,
+        "hold": True if spec.hold else None,
+    }
+    given = {key: value for key, value in job.items() if value is not None}
+    return msgspec.json.encode({"script": spec.script, "job": given})
+
+
+def read_submitted(answer: Answer) -> Submitted:
+    """The new job.
+
+    Raises:
+        Error: refused; ``submit-unknown`` whenever it is not certain that there is no job.
+    """
+    try:
+        body = _body(answer)
+    except Error as error:
+        if answer.status == 200:
+            raise answers.submit_unknown(error.message) from error
+        raise
+    if body.job_id:
+        message = " ".join((body.job_submit_user_msg or "").split())
+        notes = [answers.describe([refusal]) for refusal in _refusals(body)]
+        return Submitted(body.job_id, "; ".join([message, *notes] if message else notes) or None)
+    refusals = _refusals(body)
+    if refusals:
+        raise answers.submit_error(refusals, answer)
+    raise answers.submit_unknown(f"HTTP {answer.status} without a job id")
+
+
+def read_job(answer: Answer, job_id: int, localname: str) -> Job:
+    """The job asked for, of all that slurmctld answers with (an array's id brings all its tasks).
+
+    Raises:
+        SchedulerError: ``no-such-job``: unknown, or not ``localname``'s.
+        Error: any other refusal.
+    """
+    found = _jobs(_accepted(answer, job_id), localname)
+    for job in found:
+        if job.job_id == job_id:
+            return job
+    for job in found:
+        if job.array_job_id == job_id:
+            return job
+    raise answers.no_such_job(job_id)
+
+
+def read_jobs(answer: Answer, localname: str) -> list[Job]:
+    """``localname``'s own jobs, oldest first, whoever else's the answer holds.
+
+    Raises:
+        Error: refused or not understood.
+    """
+    return sorted(_jobs(_accepted(answer, None), localname), key=lambda job: job.job_id)
+
+
+def read_cancelled(answer: Answer, job_id: int) -> None:
+    """Raise unless the job is over or ending.
+
+    Raises:
+        SchedulerError: ``no-such-job``: unknown, or another user's (Slurm tells these apart; we do not).
+        Error: any other refusal.
+    """
+    _accepted(answer, job_id, fine=answers.ALREADY_OVER)
+
+
+def read_ping(answer: Answer) -> None:
+    """Raise unless a controller is up.
+
+    Raises:
+        Error: refused, or ``scheduler-unreachable``.
+    """
+    pings = _accepted(answer, None).pings
+    if not any(ping.ping == "UP" for ping in pings):
+        raise answers.unreachable(", ".join(f"{ping.hostname} is {ping.ping}" for ping in pings) or "none")
+
+
+class _Refusal(msgspec.Struct):
+    """Submissions use ``error_code``, everything else ``error_number``; some entries have only words."""
+
+    error: str | None = None
+    error_code: int | None = None
+    error_number: int | None = None
+    description: str | None = None
+
+
+class _Ping(msgspec.Struct):
+    hostname: str = ""
+    ping: str = ""
+
+
+class _Job(msgspec.Struct):
+    job_id: int
+    job_state: str
+    user_name: str
+    user_id: int
+    name: str | None = None
+    partition: str | None = None
+    state_reason: str | None = None
+    exit_code: int | None = None
+    nodes: str | None = None
+    node_count: int | None = None
+    submit_time: int | None = None
+    start_time: int | None = None
+    end_time: int | None = None
+    time_limit: int | None = None
+    current_working_directory: str | None = None
+    standard_output: str | None = None
+    standard_error: str | None = None
+    comment: str | None = None
+    array_job_id: int | None = None
+    array_task_id: int | None = None
+    batch_host: str | None = None
+
+
+class _Body(msgspec.Struct):
+    errors: list[_Refusal] = []
+    jobs: list[_Job] = []
+    pings: list[_Ping] = []
+    job_id: int | None = None
+    job_submit_user_msg: str | None = None
+
+
+_decoder = msgspec.json.Decoder(_Body)
+
+
+def _body(answer: Answer) -> _Body:
+    if "json" not in answer.content_type:
+        raise answers.plain_error(answer)
+    try:
+        return _decoder.decode(answer.body)
+    except msgspec.DecodeError as error:  # covers broken JSON and unexpected types
+        raise answers.unreadable(f"HTTP {answer.status} with unexpected JSON: {error}") from error
+
+
+def _refusals(body: _Body) -> list[Refusal]:
+    """Those with a number first: the others (0) only comment on them (``Unknown key``, before 9001)."""
+    found = []
+    for entry in body.errors:
+        number = entry.error_code if entry.error_code is not None else entry.error_number
+        # A description beside the words repeats them with the job's id, or says where slurmrestd looked.
+        found.append(Refusal(number or 0, entry.error or entry.description or "?"))
+    return sorted(found, key=lambda refusal: refusal.number == 0)
+
+
+def _accepted(answer: Answer, job_id: int | None, *, fine: frozenset[int] = frozenset()) -> _Body:
+    body = _body(answer)
+    refusals = _refusals(body)
+    if refusals and refusals[0].number not in fine:
+        if job_id is not None and refusals[0].number in answers.UNKNOWN_JOB:
+            raise answers.no_such_job(job_id)
+        raise answers.error_for(refusals, answer)
+    if answer.status != 200 and not refusals:
+        raise answers.unreadable(f"HTTP {answer.status} without a reason")
+    return body
+
+
+def _jobs(body: _Body, localname: str) -> list[Job]:
+    return [_job(raw) for raw in body.jobs if raw.user_name == localname]
+
+
+def _job(raw: _Job) -> Job:
+    ended = raw.job_state in ENDED
+    pending = raw.job_state == "PENDING"
+    nodes = () if pending else hostlist.expand(raw.nodes or "")
+    code, signal = _outcome(raw) if ended and nodes else (None, None)
+    # For a pending job start and end are slurmctld's guesses (or NO_VAL arithmetic), not facts.
+    start = None if pending else raw.start_time or None
+    end = raw.end_time or None
+    directory = raw.current_working_directory or "/"
+    is_array = bool(raw.array_job_id)
+    names = outputs.Names(
+        job_id=raw.job_id,
+        job_name=raw.name or "",
+        user=raw.user_name,
+        array_job_id=raw.array_job_id or None,
+        array_task_id=raw.array_task_id,
+        is_array=is_array,
+        first_node=None if pending else raw.batch_host or None,
+    )
+    stdout = outputs.stdout_path(raw.standard_output or "", directory, names)
+    return Job(
+        job_id=raw.job_id,
+        name=raw.name or "",
+        user=raw.user_name,
+        uid=raw.user_id,
+        partition=raw.partition or "",
+        state=raw.job_state,
+        reason=None if raw.state_reason in (None, "", "None") else raw.state_reason,
+        exit_code=code,
+        signal=signal,
+        nodes=nodes,
+        node_count=raw.node_count or len(nodes),
+        submit_time=raw.submit_time or None,
+        start_time=start if nodes else None,
+        end_time=end if ended else None,
+        latest_end=_latest_end(raw) if not ended and nodes else None,
+        time_limit_min=raw.time_limit,
+        working_directory=directory,
+        output=stdout,
+        error=outputs.stderr_path(raw.standard_error or "", stdout, directory, names),
+        comment=raw.comment or None,
+        array_job_id=raw.array_job_id or None,
+        array_task_id=raw.array_task_id if is_array else None,
+    )
+
+
+def _outcome(raw: _Job) -> tuple[int | None, int | None]:
+    """Exit code and signal out of the wait status; neither where the status says nothing about the script."""
+    status = raw.exit_code or 0
+    code, signal = status >> 8, status & 0x7F
+    if code > 0xFF or (code and signal):
+        return None, None  # no wait status: after a failed launch slurmd's error number is here (4021)
+    if signal:
+        return None, signal
+    if status == 0 and raw.job_state != "COMPLETED":
+        return None, None  # a job that timed out has 0 as well, and did not succeed
+    return code, None
+
+
+def _latest_end(raw: _Job) -> int | None:
+    if not raw.start_time or not raw.end_time or raw.end_time <= raw.start_time:
+        return None
+    if raw.time_limit is None and raw.end_time - raw.start_time >= YEAR_S:
+        return None
+    return raw.end_time
