@@ -1,0 +1,69 @@
+"""From a principal to the local account that runs its jobs; refuses accounts that must not be logged in to.
+
+Name services block (LDAP, SSSD), so look-ups run in threads and are remembered for a minute.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import pwd
+import time
+from dataclasses import dataclass
+
+from hipercow_slurm.errors import AccessError
+from hipercow_slurm.krb5 import names
+
+_REMEMBERED_S = 60.0
+_KEPT = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """One row of the passwd database."""
+
+    localname: str
+    uid: int
+    gid: int
+    home: str
+    shell: str
+
+
+class Accounts:
+    """Looks up and judges local accounts."""
+
+    def __init__(self, *, minimum_uid: int) -> None:
+        self._minimum_uid = minimum_uid
+        self._known: dict[str, tuple[float, Account]] = {}
+
+    async def of(self, principal: str) -> Account:
+        """The account of a principal.
+
+        Raises:
+            AccessError: codes ``no-localname``, ``no-such-account``, ``uid-too-low``.
+        """
+        found = self._known.get(principal)
+        if found and found[0] > time.monotonic():
+            return found[1]
+        account = await asyncio.to_thread(self._look_up, principal)
+        if len(self._known) >= _KEPT:
+            self._known.clear()
+        self._known[principal] = (time.monotonic() + _REMEMBERED_S, account)
+        return account
+
+    def _look_up(self, principal: str) -> Account:
+        localname = names.localname(principal)
+        try:
+            row = pwd.getpwnam(localname)
+        except (KeyError, ValueError) as error:
+            raise AccessError(
+                f"{principal} has no account on this cluster",
+                code="no-such-account",
+                hint="ask the cluster's administrators for an account",
+            ) from error
+        if row.pw_uid < self._minimum_uid or row.pw_uid == 0 or row.pw_name != localname:
+            raise AccessError(
+                f"the account of {principal} is a system account; those cannot log in here",
+                code="uid-too-low",
+                hint="log in with a personal account",
+            )
+        return Account(row.pw_name, row.pw_uid, row.pw_gid, row.pw_dir, row.pw_shell or "/bin/sh")

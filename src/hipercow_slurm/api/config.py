@@ -1,0 +1,171 @@
+"""``api.toml``: everything the HTTP API can be told, and what it assumes when it is not told.
+
+Unknown keys and wrong types are errors that name file, line and key (``hipercow_slurm.config``). Units stand in
+the names. Principals may leave out ``@REALM``; the realm of ``[api]`` is meant then.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import msgspec
+
+from hipercow_slurm import config
+from hipercow_slurm.errors import ConfigError
+
+DEFAULT_PATH = config.DEFAULT_DIR / "api.toml"
+_REALM = re.compile(r"[A-Z0-9][A-Z0-9.-]{0,253}")
+
+
+class Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A TOML table that knows all its keys."""
+
+
+class Api(Table, frozen=True):
+    """``[api]``: who we are and where we listen.
+
+    Attributes:
+        listen: ``address:port``; an IPv6 address stands in brackets.
+        certificate, key: PEM files for TLS; the API never listens without TLS.
+        database: SQLite file for sessions and submissions, made with mode 0600.
+        realm: the one realm whose passwords we check.
+        keytab, service: proof that the KDC is the real one (verify_init_creds); both must be readable at start.
+        minimum_uid: accounts below it cannot log in.
+        session_max_s: a session ends after this time even if the ticket could be renewed for longer.
+        ticket_life_s, ticket_renew_s: what we ask the KDC for; left out: what the KDC grants at most.
+    """
+
+    certificate: str
+    key: str
+    realm: str
+    service: str
+    listen: str = "127.0.0.1:8443"
+    database: str = "/var/lib/hipercow-slurm/api/api.sqlite"
+    keytab: str = "/etc/hipercow-slurm/api.keytab"
+    minimum_uid: int = 1000
+    session_max_s: int = 7 * 86400
+    ticket_life_s: int | None = None
+    ticket_renew_s: int | None = None
+
+
+class Signer(Table, frozen=True):
+    """``[signer]``: the token signer's unix socket and its principal."""
+
+    service: str
+    socket: str = "/run/hipercow-slurm/signer/signer.sock"
+
+
+class Slurm(Table, frozen=True):
+    """``[slurm]``: slurmrestd's unix socket.
+
+    Attributes:
+        min_job_age_s: slurmctld's MinJobAge: for this long a finished job can still be found, so for this long we
+            can tell whether a submission whose answer was lost made a job.
+    """
+
+    socket: str = "/run/slurmrestd/rest.sock"
+    timeout_s: float = 15.0
+    connections: int = 16
+    min_job_age_s: int = 300
+
+
+class CacheServer(Table, frozen=True):
+    """One credential cache: where it listens and the principal it must prove to be."""
+
+    host: str
+    principal: str
+    port: int = 12345
+
+
+class Cache(Table, frozen=True):
+    """``[cache]``: the credential caches, in the order we try them."""
+
+    servers: list[CacheServer]
+
+
+class Files(Table, frozen=True):
+    """``[[files]]``: paths below ``prefix`` on the cluster are below ``export`` on the NFS server ``server``."""
+
+    prefix: str
+    server: str
+    export: str
+    port: int = 2049
+
+
+class Limits(Table, frozen=True):
+    """``[limits]``: what one client, one user and one address may cost us.
+
+    Attributes:
+        login_workers: password checks at the same time (0: number of cores).
+        login_queue: password checks waiting for a worker; more get 429.
+        failures_per_user, failure_user_refill_s: burst of failed logins per user, and seconds until one more.
+        failures_per_address, failure_address_refill_s: the same per client address.
+        failed_login_s: a refused login is answered after this time, so that the time says nothing about the reason.
+        login_body_bytes, job_body_bytes: request bodies above it get 413.
+        request_headers_s: a connection must send its complete headers within this time.
+        request_body_s: and the whole body within this time after them.
+        idle_s: a kept-alive connection without a request is closed after this time.
+        connections: open connections; more get 503.
+    """
+
+    login_workers: int = 0
+    login_queue: int = 64
+    failures_per_user: int = 5
+    failure_user_refill_s: float = 60.0
+    failures_per_address: int = 20
+    failure_address_refill_s: float = 10.0
+    failed_login_s: float = 0.5
+    login_body_bytes: int = 8192
+    job_body_bytes: int = 10_000_000
+    request_headers_s: float = 10.0
+    request_body_s: float = 30.0
+    idle_s: float = 65.0
+    connections: int = 1000
+
+
+class Config(Table, frozen=True):
+    """The whole of ``api.toml``."""
+
+    api: Api
+    signer: Signer
+    cache: Cache
+    slurm: Slurm = msgspec.field(default_factory=Slurm)
+    files: list[Files] = []
+    limits: Limits = msgspec.field(default_factory=Limits)
+
+
+def load(path: Path) -> Config:
+    """Read and check ``api.toml``.
+
+    Raises:
+        ConfigError: unreadable, not TOML, unknown key, wrong type, or a value that cannot be meant.
+    """
+    conf = config.load(path, Config)
+    if not _REALM.fullmatch(conf.api.realm):
+        raise ConfigError(f"{path}: [api] realm {conf.api.realm!r} is not a realm (capital letters, digits, dots)")
+    if not conf.cache.servers:
+        raise ConfigError(f"{path}: [cache] servers must name at least one credential cache")
+    for row in conf.files:
+        for key, value in (("prefix", row.prefix), ("export", row.export)):
+            if not value.startswith("/") or "/.." in value:
+                raise ConfigError(f"{path}: [[files]] {key} {value!r} is not an absolute path")
+    address(conf.api.listen)
+    return conf
+
+
+def address(listen: str) -> tuple[str, int]:
+    """Split ``address:port`` or ``[ipv6]:port``.
+
+    Raises:
+        ConfigError: it is neither.
+    """
+    match = re.fullmatch(r"(?:\[([0-9a-fA-F:.]+)\]|([^:\[\]]+)):(\d{1,5})", listen)
+    if match is None or not 0 <= int(match[3]) <= 65535:
+        raise ConfigError(f'listen {listen!r} is not "address:port"', hint='for example listen = "0.0.0.0:8443"')
+    return match[1] or match[2], int(match[3])
+
+
+def with_realm(principal: str, realm: str) -> str:
+    """The full principal: ``@realm`` appended unless one is named."""
+    return principal if "@" in principal else f"{principal}@{realm}"

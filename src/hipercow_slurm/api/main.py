@@ -1,0 +1,47 @@
+"""``hipercow-slurm api``: start, serve until told to stop, stop."""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import os
+from pathlib import Path
+
+from hipercow_slurm import daemon, log
+from hipercow_slurm.api import app, config, server, services
+from hipercow_slurm.errors import ConfigError
+
+_PR_SET_DUMPABLE = 4
+
+
+async def serve(config_path: Path, stop: asyncio.Event) -> None:
+    """Run the API of this configuration until ``stop`` is set.
+
+    Raises:
+        ConfigError: something in the configuration cannot work; nothing was served.
+    """
+    conf = config.load(config_path)
+    if os.geteuid() == 0:
+        log.get().warning("api.is-root", hint="run it as a user of its own; it needs no privilege")
+    hide_memory()
+    os.umask(0o077)
+    started = asyncio.Event()
+    async with services.running(conf) as parts:
+        serving = asyncio.create_task(server.serve(app.make(parts), conf, stop, started))
+        starting = asyncio.create_task(started.wait())
+        await asyncio.wait({serving, starting}, return_when=asyncio.FIRST_COMPLETED)
+        if started.is_set():
+            daemon.ready()
+        starting.cancel()
+        await serving
+
+
+def hide_memory() -> None:
+    """Nobody but root may read our memory or trace us: it holds keys of users' tickets.
+
+    Raises:
+        ConfigError: the kernel refuses (it never does).
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0) != 0:
+        raise ConfigError(f"prctl(PR_SET_DUMPABLE): {os.strerror(ctypes.get_errno())}")

@@ -1,0 +1,175 @@
+"""What travels over HTTP: requests checked strictly on the way in, answers with a fixed shape on the way out.
+
+An unknown key is an error, so that a mistyped option never silently does nothing. Times are RFC 3339 UTC strings
+outside and whole seconds inside.
+"""
+
+from __future__ import annotations
+
+import datetime
+from typing import Annotated, Literal, TypeVar
+
+import msgspec
+
+from hipercow_slurm.errors import RequestError
+from hipercow_slurm.values import TicketTimes
+
+T = TypeVar("T")
+_YEAR_10000 = 253402300800
+Name = Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
+PathText = Annotated[str, msgspec.Meta(min_length=1, max_length=4096)]
+Count = Annotated[int, msgspec.Meta(ge=1, le=2**31 - 2)]
+
+
+class Body(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A request body."""
+
+
+class LoginBody(Body, frozen=True):
+    """``POST /v1/sessions``. The password stays raw JSON: a Python string could never be wiped."""
+
+    username: Annotated[str, msgspec.Meta(max_length=256)]
+    password: msgspec.Raw
+
+    def __repr__(self) -> str:
+        return f"<LoginBody {self.username!r}>"
+
+
+class JobBody(Body, frozen=True):
+    """``POST /v1/jobs``. Paths may be relative: to the home directory, or to ``working_directory``."""
+
+    script: str
+    name: Name | None = None
+    partition: Name | None = None
+    account: Name | None = None
+    qos: Name | None = None
+    nodes: Count | None = None
+    tasks: Count | None = None
+    cpus_per_task: Annotated[int, msgspec.Meta(ge=1, le=65533)] | None = None
+    memory_mb: Count | None = None
+    time_limit_min: Count | None = None
+    working_directory: PathText | None = None
+    output: PathText | None = None
+    error: PathText | None = None
+    environment: dict[str, str] = {}
+    hold: bool = False
+    array: Name | None = None
+    comment: Annotated[str, msgspec.Meta(max_length=800)] | None = None
+
+
+class Answer(msgspec.Struct, frozen=True, kw_only=True):
+    """A response body."""
+
+
+class Times(Answer, frozen=True):
+    """Until when a ticket is good, and until when it can be kept good by renewing (null: not at all)."""
+
+    valid_until: str | None
+    renewable_until: str | None
+
+    @classmethod
+    def of(cls, times: TicketTimes) -> Times:
+        return cls(valid_until=rfc3339(times.endtime), renewable_until=rfc3339(times.renew_till))
+
+
+class SessionCreated(Answer, frozen=True):
+    """The only answer that ever holds the session token."""
+
+    session_id: str
+    token: str
+    principal: str
+    localname: str
+    uid: int
+    expires_at: str | None
+    ticket: Times
+
+    def __repr__(self) -> str:
+        return f"<SessionCreated {self.session_id}>"
+
+
+class SessionRow(Answer, frozen=True):
+    session_id: str
+    created_at: str | None
+    expires_at: str | None
+    current: bool
+    address: str
+
+
+class SessionList(Answer, frozen=True):
+    sessions: list[SessionRow]
+
+
+class Credential(Answer, frozen=True):
+    """How long a job's ticket lasts.
+
+    Attributes:
+        state: ok; expiring (it ends before the job can, or soon); expired; missing; unknown (the cache is silent).
+        covers_job: can it be kept good until the job's latest end; null if that end or the ticket is unknown.
+    """
+
+    state: Literal["ok", "expiring", "expired", "missing", "unknown"]
+    valid_until: str | None
+    renewable_until: str | None
+    covers_job: bool | None
+    sentence: str
+
+
+class JobAnswer(Answer, frozen=True, omit_defaults=True):
+    """A job as its owner sees it; ``warnings`` only where it was just submitted."""
+
+    job_id: int
+    name: str
+    user: str
+    partition: str
+    state: str
+    reason: str | None
+    exit_code: int | None
+    signal: int | None
+    nodes: list[str]
+    node_count: int | None
+    submit_time: str | None
+    start_time: str | None
+    end_time: str | None
+    time_limit_min: int | None
+    working_directory: str
+    output: str | None
+    error: str | None
+    credential: Credential
+    warnings: list[str] = []
+
+
+class JobList(Answer, frozen=True):
+    jobs: list[JobAnswer]
+
+
+class TicketAnswer(Answer, frozen=True):
+    principal: str
+    localname: str
+    uid: int
+    session: Times
+    cache: Times | None
+
+
+class Health(Answer, frozen=True):
+    status: Literal["ok", "degraded"]
+    checks: dict[str, str]
+
+
+def rfc3339(seconds: int | None) -> str | None:
+    """``2026-03-01T02:00:00Z``; None for "not known" and for 0, which Slurm and Kerberos use to say "none"."""
+    if not seconds or not 0 < seconds < _YEAR_10000:
+        return None
+    return datetime.datetime.fromtimestamp(seconds, datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def decode(body: bytes | bytearray, kind: type[T]) -> T:
+    """Parse a JSON request body.
+
+    Raises:
+        RequestError: not JSON, not UTF-8, nested too deep, a wrong type, or an unknown key (which is named).
+    """
+    try:
+        return msgspec.json.decode(body, type=kind, strict=True)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        why = str(error) if isinstance(error, msgspec.DecodeError) else "not a JSON text in UTF-8"
+        raise RequestError(f"the request body is not what this address takes: {why[:300]}") from None

@@ -1,0 +1,100 @@
+"""Everything one API process is made of, built from its configuration and closed in one place."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from hipercow_slurm import log
+from hipercow_slurm.api import sessions_db, submissions_db
+from hipercow_slurm.api.accounts import Accounts
+from hipercow_slurm.api.config import Config, with_realm
+from hipercow_slurm.api.database import Database
+from hipercow_slurm.api.health import HealthCheck
+from hipercow_slurm.api.jobs import Jobs
+from hipercow_slurm.api.login import Logins
+from hipercow_slurm.api.output import Outputs
+from hipercow_slurm.api.sessions import Sessions
+from hipercow_slurm.api.slurm_tokens import SlurmTokens
+from hipercow_slurm.api.submitting import Submitter
+from hipercow_slurm.api.tickets import Tickets
+from hipercow_slurm.client.auks import AuksClient, Limits
+from hipercow_slurm.errors import UnavailableError
+from hipercow_slurm.krb5 import keytab
+from hipercow_slurm.signer.client import SignerClient
+from hipercow_slurm.slurm.rest import SlurmRest
+
+_CLEAN_EVERY_S = 600.0
+_SUBMISSIONS_KEPT_S = 90 * 86400  # as long an Idempotency-Key is known
+
+# A person waits for the answer: less patience than a program on a node has.
+_CACHE_LIMITS = Limits(connect_s=2.0, read_s=5.0, kdc_s=5.0, total_s=10.0, rounds=2, delay_s=0.5)
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """What the routes use."""
+
+    conf: Config
+    logins: Logins
+    sessions: Sessions
+    tickets: Tickets
+    jobs: Jobs
+    outputs: Outputs
+    health: HealthCheck
+
+
+@contextlib.asynccontextmanager
+async def running(conf: Config) -> AsyncIterator[Services]:
+    """All services with their background work, until the block ends.
+
+    Raises:
+        ConfigError: the keytab is missing, unreadable or without our key; the database cannot be used.
+    """
+    realm = conf.api.realm
+    # Without a key of our own a lying KDC could let anyone in, so we do not start.
+    keytab.check_service(conf.api.keytab, with_realm(conf.api.service, realm))
+    database = Database(Path(conf.api.database))
+    accounts = Accounts(minimum_uid=conf.api.minimum_uid)
+    servers = [(row.host, row.port, with_realm(row.principal, realm)) for row in conf.cache.servers]
+    tickets = Tickets(AuksClient(servers, limits=_CACHE_LIMITS))
+    sessions = Sessions(database, session_max_s=conf.api.session_max_s)
+    logins = Logins(conf, accounts, tickets, sessions)
+    outputs = Outputs(conf.files)
+    signer = SignerClient(conf.signer.socket, with_realm(conf.signer.service, realm))
+    tokens = SlurmTokens(signer)
+    try:
+        async with SlurmRest(
+            conf.slurm.socket, timeout_s=conf.slurm.timeout_s, connections=conf.slurm.connections
+        ) as slurm:
+            submitter = Submitter(conf.slurm, database, slurm, tokens, tickets)
+            jobs = Jobs(accounts, slurm, tokens, tickets, submitter)
+            background = [asyncio.create_task(work) for work in (sessions.run(), _clean(database))]
+            try:
+                yield Services(conf, logins, sessions, tickets, jobs, outputs, HealthCheck(conf))
+            finally:
+                for task in background:
+                    task.cancel()
+                await asyncio.gather(*background, return_exceptions=True)
+    finally:
+        sessions.close()
+        signer.close()
+        logins.close()
+        outputs.close()
+        database.close()
+
+
+async def _clean(database: Database) -> None:
+    """Forget what is over: at start, and every ten minutes."""
+    while True:
+        now = int(time.time())
+        with contextlib.suppress(UnavailableError):
+            sessions = await database.run(sessions_db.drop_expired(now))
+            submissions = await database.run(submissions_db.drop_old(now - _SUBMISSIONS_KEPT_S))
+            if sessions or submissions:
+                log.get().info("database.cleaned", sessions=sessions, submissions=submissions)
+        await asyncio.sleep(_CLEAN_EVERY_S)

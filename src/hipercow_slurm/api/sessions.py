@@ -1,0 +1,237 @@
+"""Sessions: a random token for the user, a sealed ticket for the database, an open one in memory while in use.
+
+Rule 1: the token exists here only while its request is served; what stays in memory is the key derived from it,
+so that the ticket can be renewed and sealed again without the user. Rule 2: after a restart a session is closed
+until its next request brings the token. Rule 3: a session ends when it is revoked, at ``expires_at``, or when its
+ticket has expired, whichever is first.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+from hipercow_slurm import log
+from hipercow_slurm.api import sealing, sessions_db
+from hipercow_slurm.api.accounts import Account
+from hipercow_slurm.api.database import Database
+from hipercow_slurm.api.problems import not_logged_in
+from hipercow_slurm.api.sessions_db import SessionRecord
+from hipercow_slurm.errors import Error, InternalError
+from hipercow_slurm.krb5 import creds, krbcred
+from hipercow_slurm.values import KrbCred, TicketTimes
+
+_TRUSTED_S = 2.0  # for this long a session in memory is not looked up again; a revocation elsewhere takes that long
+_TICK_S = 1.0
+_RENEW_THREADS = 2
+_RETRY_MAX_S = 60.0
+
+
+@dataclass(slots=True, eq=False)
+class Session:
+    """One open session. Only ``Sessions`` changes it.
+
+    Attributes:
+        cred: the user's ticket; replaced as a whole when renewed.
+        identity: room for whoever turns the ticket into a Slurm token (``slurm_tokens.py``).
+    """
+
+    record: SessionRecord
+    key: bytes = field(repr=False)
+    cred: KrbCred
+    checked_at: float
+    retry_at: float = 0.0
+    failures: int = 0
+    renewing: asyncio.Lock = field(default_factory=asyncio.Lock, repr=False)
+    identity: Any = field(default=None, repr=False)
+    identity_lock: asyncio.Lock = field(default_factory=asyncio.Lock, repr=False)
+
+    @property
+    def session_id(self) -> str:
+        return self.record.session_id
+
+    @property
+    def principal(self) -> str:
+        return self.record.principal
+
+    @property
+    def localname(self) -> str:
+        return self.record.localname
+
+    @property
+    def uid(self) -> int:
+        return self.record.uid
+
+
+class Sessions:
+    """All sessions of this process; ``run`` renews their tickets until it is cancelled."""
+
+    def __init__(self, database: Database, *, session_max_s: int) -> None:
+        self._database = database
+        self._session_max_s = session_max_s
+        self._open: dict[bytes, Session] = {}
+        self._threads = ThreadPoolExecutor(_RENEW_THREADS, thread_name_prefix="renew")
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def create(self, cred: KrbCred, account: Account, address: str) -> tuple[Session, str]:
+        """Open a session for the holder of ``cred``; the token is returned this once."""
+        now = int(time.time())
+        token, session_id = sealing.new_token(), secrets.token_hex(8)
+        bits = sealing.token_bits(token)
+        assert bits is not None
+        key = sealing.derive_key(bits, session_id)
+        record = SessionRecord(
+            session_id=session_id,
+            token_hash=sealing.fingerprint(bits),
+            principal=cred.client,
+            localname=account.localname,
+            uid=account.uid,
+            address=address,
+            created_at=now,
+            expires_at=min(last_good(cred.times), now + self._session_max_s),
+            sealed=sealing.seal(key, cred.der, session_id=session_id, principal=cred.client),
+        )
+        await self._database.run(sessions_db.add(record))
+        session = Session(record, key, cred, time.monotonic())
+        self._open[record.token_hash] = session
+        return session, token
+
+    async def authenticate(self, token: str) -> Session:
+        """The session of a token, with a ticket that is good now.
+
+        Raises:
+            AccessError: status 401, code ``not-authenticated`` (no such session) or ``session-expired``.
+        """
+        bits = sealing.token_bits(token)
+        if bits is None:
+            raise not_logged_in("this is not a session token")
+        token_hash = sealing.fingerprint(bits)
+        session = self._open.get(token_hash)
+        if session is None or time.monotonic() - session.checked_at > _TRUSTED_S:
+            session = await self._look_up(token_hash, bits)
+        now = time.time()
+        if session.record.expires_at > now and nearly_over(session.cred.times, now):
+            with contextlib.suppress(Error):  # the ticket is still good, or the next lines say that it is not
+                await self._renew(session)
+        if min(session.record.expires_at, session.cred.times.endtime) <= now:
+            await self._forget(session)
+            raise not_logged_in("the session's ticket has expired", code="session-expired")
+        return session
+
+    async def listing(self, principal: str) -> list[SessionRecord]:
+        """The principal's sessions that are still good."""
+        return await self._database.run(sessions_db.of_principal(principal, int(time.time())))
+
+    async def revoke(self, principal: str, session_id: str) -> bool:
+        """End one of the principal's sessions; False if there is no such."""
+        for token_hash, session in list(self._open.items()):
+            if session.session_id == session_id and session.principal == principal:
+                del self._open[token_hash]
+        return await self._database.run(sessions_db.revoke(principal, session_id))
+
+    async def run(self) -> None:
+        """Renew tickets around half their life; let go of sessions that are over."""
+        while True:
+            now = time.time()
+            for session in list(self._open.values()):
+                if min(session.record.expires_at, session.cred.times.endtime) <= now:
+                    self._open.pop(session.record.token_hash, None)
+                elif renewal_due(session.cred.times, now, spread=_spread(session)) and now >= session.retry_at:
+                    self._start(self._renew_or_log(session))
+            await asyncio.sleep(_TICK_S)
+
+    def close(self) -> None:
+        """Drop what is in memory; sealed tickets stay for the next start."""
+        for task in self._tasks:
+            task.cancel()
+        self._open.clear()
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    async def _look_up(self, token_hash: bytes, bits: bytes) -> Session:
+        record = await self._database.run(sessions_db.by_token(token_hash))
+        if record is None:
+            self._open.pop(token_hash, None)
+            raise not_logged_in("there is no such session (any more)")
+        session = self._open.get(token_hash)
+        if session is None:
+            key = sealing.derive_key(bits, record.session_id)
+            der = sealing.unseal(key, record.sealed, session_id=record.session_id, principal=record.principal)
+            cred = krbcred.parse(der)
+            if cred.client != record.principal:
+                raise InternalError(f"session {record.session_id} holds a ticket of someone else")
+            session = self._open.setdefault(token_hash, Session(record, key, cred, time.monotonic()))
+        session.checked_at = time.monotonic()
+        return session
+
+    async def _forget(self, session: Session) -> None:
+        self._open.pop(session.record.token_hash, None)
+        await self._database.run(sessions_db.revoke(session.principal, session.session_id))
+
+    def _start(self, work: Any) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _renew_or_log(self, session: Session) -> None:
+        session.retry_at = time.time() + _RETRY_MAX_S  # not started twice while it runs
+        try:
+            await self._renew(session)
+            session.retry_at = 0.0
+        except Exception as error:  # also a fault of ours: the loop that started this must go on, and try again
+            session.failures += 1
+            left = session.cred.times.endtime - time.time()
+            session.retry_at = time.time() + max(1.0, min(_RETRY_MAX_S, 2.0**session.failures, left / 4))
+            log.get().warning(
+                "session.renewal-failed",
+                session_id=session.session_id,
+                principal=session.principal,
+                code=error.code if isinstance(error, Error) else "bug",
+                why=error.message if isinstance(error, Error) else type(error).__name__,
+                endtime=session.cred.times.endtime,
+            )
+
+    async def _renew(self, session: Session) -> None:
+        """Renew the ticket and seal it again, unless another task just did."""
+        async with session.renewing:
+            if not renewal_due(session.cred.times, time.time(), spread=0.0):
+                return
+            loop = asyncio.get_running_loop()
+            cred = await loop.run_in_executor(self._threads, creds.renew, session.cred)
+            sealed = sealing.seal(session.key, cred.der, session_id=session.session_id, principal=session.principal)
+            session.cred, session.failures = cred, 0
+            if not await self._database.run(sessions_db.reseal(session.session_id, sealed)):
+                self._open.pop(session.record.token_hash, None)
+            log.get().info(
+                "session.renewed",
+                session_id=session.session_id,
+                principal=session.principal,
+                endtime=cred.times.endtime,
+                renew_till=cred.times.renew_till,
+            )
+
+
+def last_good(times: TicketTimes) -> int:
+    """The last second this ticket can be kept good: renew_till, or endtime if it cannot be renewed."""
+    return max(times.endtime, times.renew_till)
+
+
+def renewal_due(times: TicketTimes, now: float, *, spread: float) -> bool:
+    """True from half of the ticket's life on, ``spread`` (0 to 1) up to a tenth of it earlier; never if useless."""
+    life = times.endtime - times.starttime
+    due = times.starttime + life * (0.5 - 0.1 * spread)
+    return times.renew_till > times.endtime > now >= due
+
+
+def nearly_over(times: TicketTimes, now: float) -> bool:
+    """Less than a quarter of the life is left and it can be renewed: do not wait for the background."""
+    return times.renew_till > times.endtime and times.endtime - now < (times.endtime - times.starttime) / 4
+
+
+def _spread(session: Session) -> float:
+    """0 to 1, fixed per session: sessions opened together are not renewed together."""
+    return int(session.session_id[:4], 16) / 0xFFFF

@@ -1,0 +1,207 @@
+"""Submitting without ever making a second job by accident.
+
+Rule 1: the submission is on disk, with a random marker that also travels in the job's comment, before Slurm is
+asked. Rule 2: when the answer was lost (Slurm silent, this process killed), the user's jobs are searched for the
+marker before Slurm is asked again. Rule 3: where even that cannot tell, we say so and do not guess:
+
+    age of the lost attempt      marker found    marker not found
+    up to the settling time      that job        wait: slurmctld may still be busy with it
+    up to Slurm's MinJobAge      that job        it was never made: ask again
+    older                        that job        it may have come and gone: refuse (submit-unknown)
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import secrets
+import time
+from collections.abc import Callable
+from typing import Literal
+from weakref import WeakValueDictionary
+
+import msgspec
+
+from hipercow_slurm import log
+from hipercow_slurm.api import submissions_db
+from hipercow_slurm.api.accounts import Account
+from hipercow_slurm.api.config import Slurm
+from hipercow_slurm.api.database import Database
+from hipercow_slurm.api.job_spec import Planned, plan
+from hipercow_slurm.api.problems import current_request_id
+from hipercow_slurm.api.schemas import JobBody
+from hipercow_slurm.api.sessions import Session
+from hipercow_slurm.api.slurm_tokens import SlurmTokens
+from hipercow_slurm.api.submissions_db import Submission
+from hipercow_slurm.api.tickets import Tickets
+from hipercow_slurm.errors import Error, RequestError, SchedulerError, UnavailableError
+from hipercow_slurm.slurm.model import Job, Submitted
+from hipercow_slurm.slurm.rest import SlurmRest
+
+_POLL_S = 0.5
+_POLLS = 6  # how often a request looks for a lost job before it asks its caller to come back
+
+
+class Submitter:
+    """Makes jobs, each at most once."""
+
+    def __init__(
+        self, conf: Slurm, database: Database, slurm: SlurmRest, tokens: SlurmTokens, tickets: Tickets
+    ) -> None:
+        self._database = database
+        self._slurm = slurm
+        self._tokens = tokens
+        self._tickets = tickets
+        self._settled_s = conf.timeout_s + 5
+        self._min_job_age_s = conf.min_job_age_s
+        self._keys: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()
+
+    async def submit(
+        self, session: Session, account: Account, body: JobBody, idempotency_key: str | None
+    ) -> tuple[int, tuple[str, ...]]:
+        """Make the job that ``body`` describes; with a key that was used before, the job it made then.
+
+        Returns:
+            Its id, and what the user should know besides.
+
+        Raises:
+            RequestError: the job cannot run; ``idempotency-key-reused`` (422): the key made another job.
+            SchedulerError: Slurm's refusal in its words; ``submit-unknown`` (504): no one can tell.
+            UnavailableError: Slurm, the signer or the credential cache do not answer; no job was made.
+        """
+        marker = secrets.token_hex(8)
+        planned = plan(body, account, comment=_comment(marker))
+        row = Submission(
+            marker=marker,
+            principal=session.principal,
+            idempotency_key=idempotency_key,
+            digest=_digest(body),
+            attempted_at=int(time.time()),
+            uid=session.uid,
+            request_id=current_request_id(),
+            working_directory=planned.working_directory,
+            output=planned.output,
+            error=planned.error,
+        )
+        if idempotency_key is None:
+            return await self._first(session, await self._database.run(submissions_db.reserve(row)), planned)
+        lock = self._keys.setdefault((session.principal, idempotency_key), asyncio.Lock())
+        async with lock:
+            filed = await self._database.run(submissions_db.reserve(row))
+            if filed.marker == marker:
+                return await self._first(session, filed, planned)
+            return await self._again(session, filed, row, plan(body, account, comment=_comment(filed.marker)))
+
+    async def _first(self, session: Session, row: Submission, planned: Planned) -> tuple[int, tuple[str, ...]]:
+        """Ask Slurm; afterwards the row says what came of it."""
+        try:
+            await self._tickets.make_sure(session)
+            await self._tokens.of(session)
+        except Error:
+            await self._database.run(submissions_db.refused(row.marker))
+            raise
+        try:
+            submitted = await self._tokens.call(session, lambda who: self._slurm.submit(who, planned.spec))
+        except Error as error:
+            if error.code != "submit-unknown":
+                await self._database.run(submissions_db.refused(row.marker))
+                raise
+            found = await self._search(session, row.marker)
+            if found is None:
+                log.get().warning("job.unknown", principal=session.principal, marker=row.marker, why=error.message)
+                raise
+            submitted = Submitted(found)
+        return await self._made(session, row, planned, submitted)
+
+    async def _again(
+        self, session: Session, filed: Submission, row: Submission, planned: Planned
+    ) -> tuple[int, tuple[str, ...]]:
+        """The key is known: give its job, or find out what became of it."""
+        if filed.digest != row.digest:
+            raise RequestError(
+                "this Idempotency-Key was used for another submission",
+                code="idempotency-key-reused",
+                status=422,
+                hint="use a fresh key for each job",
+            )
+        if filed.job_id is not None:
+            return filed.job_id, planned.warnings
+        found = await self._search(session, filed.marker)
+        if found is not None:
+            return await self._made(session, filed, planned, Submitted(found))
+        fate = fate_of(time.time() - filed.attempted_at, settled_s=self._settled_s, min_job_age_s=self._min_job_age_s)
+        if fate == "wait":
+            raise UnavailableError(
+                "the first attempt with this Idempotency-Key is not settled yet",
+                code="submit-unsettled",
+                hint="repeat the request with the same key",
+            )
+        if fate == "unknown":
+            raise SchedulerError(
+                "the answer to the first attempt was lost, and by now its job may have come and gone",
+                code="submit-unknown",
+                status=504,
+                hint="look at the job's results; to run it again, use a fresh Idempotency-Key",
+            )
+        await self._database.run(submissions_db.attempt(filed.marker, int(time.time())))
+        return await self._first(session, filed, planned)
+
+    async def _made(
+        self, session: Session, row: Submission, planned: Planned, submitted: Submitted
+    ) -> tuple[int, tuple[str, ...]]:
+        """The job exists whatever happens to our record of it."""
+        log.get().info(
+            "job.submitted",
+            principal=session.principal,
+            uid=session.uid,
+            job_id=submitted.job_id,
+            marker=row.marker,
+            working_directory=planned.working_directory,
+        )
+        try:
+            await self._database.run(submissions_db.answered(row.marker, submitted.job_id))
+        except UnavailableError as error:
+            log.get().error("job.not-recorded", job_id=submitted.job_id, marker=row.marker, why=error.message)
+        message = (submitted.message,) if submitted.message else ()
+        return submitted.job_id, planned.warnings + message
+
+    async def _search(self, session: Session, marker: str) -> int | None:
+        """The job with this marker among the user's; looks a few times, as Slurm may be slow to show it."""
+        for attempt in range(_POLLS):
+            if attempt:
+                await asyncio.sleep(_POLL_S)
+            try:
+                jobs = await self._tokens.call(session, self._slurm.jobs)
+            except UnavailableError:
+                continue
+            found = find(jobs, _comment_begins(marker))
+            if found is not None:
+                return found
+        return None
+
+
+def find(jobs: list[Job], comment: str) -> int | None:
+    """The id of the job whose comment begins so; of an array, the array's."""
+    ours: Callable[[Job], bool] = lambda job: (job.comment or "").split(" ", 1)[0] == comment  # noqa: E731
+    ids = [job.array_job_id or job.job_id for job in jobs if ours(job)]
+    return min(ids) if ids else None
+
+
+def fate_of(age_s: float, *, settled_s: float, min_job_age_s: float) -> Literal["wait", "ask-again", "unknown"]:
+    """What to do about a lost attempt whose job is not to be seen (table above)."""
+    if age_s <= settled_s:
+        return "wait"
+    return "ask-again" if age_s < min_job_age_s else "unknown"
+
+
+def _comment_begins(marker: str) -> str:
+    return f"hipercow-slurm:{marker}"
+
+
+def _comment(marker: str) -> str:
+    return f"{_comment_begins(marker)} request={current_request_id()}"
+
+
+def _digest(body: JobBody) -> bytes:
+    """The same job gives the same digest however its JSON was spaced and ordered."""
+    return hashlib.sha256(msgspec.json.encode(body, order="deterministic")).digest()
