@@ -43,13 +43,10 @@ def load(path: Path, kind: type[T]) -> T:
 
 def _line_of(text: str, message: str) -> str:
     """``:LINE`` of the key a msgspec message names (in backquotes), or nothing."""
-    names = [
-        part
-        for quoted in re.findall(r"`([^`]+)`", message)
-        for part in re.split(r"[.\[\]$]+", quoted)
-        if part
-    ]
-    for name in reversed(names):
+    # A field's own name comes first; the path to it (`$.signer`) helps where the field is missing.
+    quoted = sorted(re.findall(r"`([^`]+)`", message), key=lambda text: text.startswith("$"))
+    names = [part for text in quoted for part in reversed(re.split(r"[.\[\]$]+", text)) if part]
+    for name in names:
         for number, line in enumerate(text.splitlines(), start=1):
             if re.match(rf"\s*\[*{re.escape(name)}\b", line):
                 return f":{number}"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import os
 import resource
 import signal
@@ -16,6 +17,8 @@ from collections.abc import Awaitable, Callable
 
 from hipercow_slurm import log
 from hipercow_slurm.errors import Error
+
+PR_SET_DUMPABLE = 4  # <linux/prctl.h>
 
 
 def run(program: str, main: Callable[[asyncio.Event], Awaitable[None]]) -> None:
@@ -48,9 +51,11 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
 
 
 def protect_memory() -> None:
-    """No core dumps: the memory of our programs holds session keys."""
+    """No core dumps, and no tracing by the same user: the memory of our programs holds keys."""
     with contextlib.suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
 
 
 def ready() -> None:

@@ -23,6 +23,7 @@ def setup(program: str, *, level: str = "info", json: bool = False) -> None:
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
+            _named(program),
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True, key="ts"),
             structlog.processors.format_exc_info,
@@ -32,7 +33,16 @@ def setup(program: str, *, level: str = "info", json: bool = False) -> None:
         logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
         cache_logger_on_first_use=True,
     )
-    structlog.contextvars.bind_contextvars(program=program)
+
+
+def _named(program: str) -> Any:
+    """Put the program's name in each event; not a context variable, which worker threads would not see."""
+
+    def add(logger: Any, method: str, event: dict[str, Any]) -> dict[str, Any]:
+        event["program"] = program
+        return event
+
+    return add
 
 
 def get() -> Any:

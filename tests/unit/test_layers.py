@@ -106,9 +106,7 @@ def test_each_library_has_its_door(path: Path) -> None:
     for name in imports_of(path):
         top = name.split(".")[0]
         allowed = DOORS.get(top)
-        assert allowed is None or package in allowed, (
-            f"{path.relative_to(SRC)} imports {top}; only {allowed} may"
-        )
+        assert allowed is None or package in allowed, f"{path.relative_to(SRC)} imports {top}; only {allowed} may"
         if package == "wire":
             assert top not in WIRE_MAY_NOT, f"wire is sans-I/O, {path.name} imports {top}"
 

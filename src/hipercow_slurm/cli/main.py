@@ -10,6 +10,7 @@ import os
 import sys
 
 import click
+from click.shell_completion import CompletionItem
 
 from hipercow_slurm import __version__
 from hipercow_slurm.errors import Error
@@ -24,6 +25,7 @@ COMMANDS: dict[str, tuple[str, str | None, str]] = {
     "logs": ("cli.jobs:logs", None, "Print a job's output."),
     "cancel": ("cli.jobs:cancel", None, "Cancel jobs."),
     "ticket": ("cli.user:ticket", None, "Show until when your ticket is good."),
+    "completion": ("cli.user:completion", None, "Print your shell's completion script."),
     "api": ("cli.operator:api", "server", "Run the HTTP API."),
     "signer": ("cli.operator:signer", "server", "Run the token signer."),
     "auksd": ("cli.operator:auksd", "server", "Run the credential cache."),
@@ -55,6 +57,11 @@ class Lazy(click.Group):
         assert isinstance(command, click.Command)
         return command
 
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        # click's own way would import every command, and fail where an extra is missing.
+        names = [CompletionItem(name, help=row[2]) for name, row in COMMANDS.items() if name.startswith(incomplete)]
+        return [*names, *click.Command.shell_complete(self, ctx, incomplete)]
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         rows = [(name, help_) for name, (_, _, help_) in COMMANDS.items()]
         with formatter.section("Commands"):
@@ -70,7 +77,7 @@ def program() -> None:
 def main() -> None:
     """Run the program; our own errors become one sentence, a hint and their family's exit code."""
     try:
-        program(standalone_mode=True)
+        program(prog_name="hipercow-slurm", standalone_mode=True)
     except Error as error:
         if os.environ.get("HIPERCOW_SLURM_TRACEBACK"):
             raise

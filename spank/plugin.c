@@ -1,0 +1,192 @@
+/* The SPANK plugin: which hook does what, in which context. Everything Kerberos is the agent's.
+ *
+ *   context     hook                    runs as  does
+ *   slurmd      init                    root     refuses to start on a wrong plugstack.conf line
+ *   job_script  job_prolog, job_epilog  root     start, end: once per job and node; never fails (a failure drains the node)
+ *   remote      init_post_opt           root     asks for the ccache, sets KRB5CCNAME; never fails (the job would
+ *                                                look COMPLETED without having run)
+ *   remote      task_init_privileged    root     the one place that may refuse: the job FAILs, the node is fine
+ *   local,      init_post_opt           user     runs the uploader
+ *   allocator
+ */
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "agent_call.h"
+#include "settings.h"
+#include "uploader.h"
+
+#pragma GCC visibility push(default) /* what Slurm looks up; exports.map hides the rest */
+#include <slurm/spank.h>
+SPANK_PLUGIN(hipercow_slurm, 1)
+#pragma GCC visibility pop
+
+#define BATCH_STEP 0xfffffffbu /* SLURM_BATCH_SCRIPT of slurm.h */
+
+/* What init_post_opt learned, for the tasks of this step: slurmstepd is one process per step and forks them. */
+static struct {
+    bool missing;
+    enum policy policy;
+    char why[AGENT_REPLY_SIZE];
+} ticket;
+
+struct job {
+    uint32_t id;
+    uid_t uid;
+    gid_t gid;
+};
+
+static int job_of(spank_t spank, struct job *job)
+{
+    if (!spank_get_item(spank, S_JOB_ID, &job->id) && !spank_get_item(spank, S_JOB_UID, &job->uid) &&
+        !spank_get_item(spank, S_JOB_GID, &job->gid))
+        return 0;
+    slurm_error("hipercow-slurm: Slurm does not say which job this is");
+    return -1;
+}
+
+/* Asks `verb JOBID UID GID`; fills reply as agent_call does. */
+static int ask(const struct settings *settings, const char *verb, const struct job *job, char *reply)
+{
+    char request[64];
+
+    snprintf(request, sizeof request, "%s %u %u %u\n", verb, job->id, (unsigned)job->uid, (unsigned)job->gid);
+    return agent_call(settings->socket, settings->timeout_ms, request, reply);
+}
+
+/* Cuts the next word off *text, as strsep, but says "" rather than NULL at the end. */
+static const char *word(char **text)
+{
+    return *text ? strsep(text, " ") : "";
+}
+
+/* `ok CCACHE`, or `none POLICY CCACHE|- SENTENCE`: with `none` the ticket may still come, later, in that place.
+ * A KRB5CCNAME that the user brought along is replaced by a ticket we have, not by one we hope for. */
+static void set_ccache(spank_t spank, const struct settings *settings, int failed, char *reply)
+{
+    char *rest = reply;
+    const char *verb, *name;
+    bool ok, none;
+
+    snprintf(ticket.why, sizeof ticket.why, "%s", reply);
+    verb = word(&rest);
+    ok = !failed && !strcmp(verb, "ok");
+    none = !failed && !strcmp(verb, "none");
+    ticket.policy = settings->unanswered;
+    if (none && policy_parse(word(&rest), &ticket.policy))
+        none = false;
+    name = ok || none ? word(&rest) : "";
+    ticket.missing = !ok || !*name;
+    if (!*name) {
+        slurm_error("hipercow-slurm: no usable answer from the agent: %s", ticket.why);
+        snprintf(ticket.why, sizeof ticket.why, "the node's agent did not answer");
+        return;
+    }
+    if (none)
+        snprintf(ticket.why, sizeof ticket.why, "%s", rest ? rest : "the agent did not say why");
+    if (strcmp(name, "-") && spank_setenv(spank, "KRB5CCNAME", name, ok))
+        slurm_debug("hipercow-slurm: KRB5CCNAME stays as it is");
+}
+
+static void remote_init(spank_t spank, const struct settings *settings)
+{
+    char reply[AGENT_REPLY_SIZE];
+    struct job job;
+
+    if (job_of(spank, &job) || job.uid < settings->minimum_uid)
+        return;
+    set_ccache(spank, settings, ask(settings, "ccache", &job, reply), reply);
+}
+
+static void submit_init(const struct settings *settings)
+{
+    /* srun inside a job: that job's own ticket is in the cache already, or its owner has none here to hand over */
+    if (!settings->uploader || getuid() < settings->minimum_uid || getuid() != geteuid() || getenv("SLURM_JOB_ID"))
+        return;
+    uploader_run(settings->uploader, settings->timeout_ms);
+}
+
+/* Once per job: by the batch script, or by the first task of an srun that no batch script started. */
+static bool speaks_for_job(spank_t spank)
+{
+    uint32_t task = 1, step = 0;
+    char environment[8] = "";
+
+    if (spank_get_item(spank, S_TASK_GLOBAL_ID, &task) || task || spank_get_item(spank, S_JOB_STEPID, &step))
+        return false;
+    if (step == BATCH_STEP)
+        return true;
+    return spank_getenv(spank, "ENVIRONMENT", environment, sizeof environment) || strcmp(environment, "BATCH");
+}
+
+int slurm_spank_init(spank_t spank, int ac, char **av)
+{
+    struct settings settings;
+
+    (void)spank;
+    if (spank_context() != S_CTX_SLURMD)
+        return 0; /* elsewhere a wrong line is logged by the hook that reads it, and harms no job */
+    return settings_read(&settings, ac, av) ? -1 : 0;
+}
+
+int slurm_spank_job_prolog(spank_t spank, int ac, char **av)
+{
+    char reply[AGENT_REPLY_SIZE];
+    struct settings settings;
+    struct job job;
+
+    settings_read(&settings, ac, av);
+    if (job_of(spank, &job) || job.uid < settings.minimum_uid)
+        return 0;
+    if (ask(&settings, "start", &job, reply))
+        slurm_error("hipercow-slurm: the agent was not told that job %u starts: %s", job.id, reply);
+    else if (strncmp(reply, "ok ", 3))
+        slurm_info("hipercow-slurm: job %u starts without a ticket: %s", job.id, reply);
+    return 0;
+}
+
+int slurm_spank_init_post_opt(spank_t spank, int ac, char **av)
+{
+    spank_context_t context = spank_context();
+    struct settings settings;
+
+    settings_read(&settings, ac, av);
+    if (context == S_CTX_REMOTE)
+        remote_init(spank, &settings);
+    else if (context == S_CTX_LOCAL || context == S_CTX_ALLOCATOR)
+        submit_init(&settings);
+    return 0;
+}
+
+int slurm_spank_task_init_privileged(spank_t spank, int ac, char **av)
+{
+    (void)ac, (void)av;
+    if (!ticket.missing || ticket.policy == POLICY_ALLOW)
+        return 0;
+    if (ticket.policy == POLICY_REQUIRE) {
+        slurm_spank_log("hipercow-slurm: this job needs a Kerberos ticket and has none here: %s", ticket.why);
+        return -1;
+    }
+    if (speaks_for_job(spank))
+        slurm_spank_log("hipercow-slurm: warning: this job has no Kerberos ticket here: %s", ticket.why);
+    return 0;
+}
+
+int slurm_spank_job_epilog(spank_t spank, int ac, char **av)
+{
+    char request[32], reply[AGENT_REPLY_SIZE];
+    struct settings settings;
+    struct job job;
+
+    settings_read(&settings, ac, av);
+    if (job_of(spank, &job) || job.uid < settings.minimum_uid)
+        return 0;
+    snprintf(request, sizeof request, "end %u\n", job.id);
+    if (agent_call(settings.socket, settings.timeout_ms, request, reply) || strcmp(reply, "ok"))
+        slurm_error("hipercow-slurm: the agent was not told that job %u ended: %s", job.id, reply);
+    return 0;
+}

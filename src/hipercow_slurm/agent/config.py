@@ -1,0 +1,123 @@
+"""What the node agent reads at start: ``agent.toml``. Also read by ``hipercow-slurm upload`` for ``[cache]``."""
+
+from __future__ import annotations
+
+import re
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from hipercow_slurm import config
+from hipercow_slurm.errors import ConfigError
+
+Policy = Literal["require", "warn", "allow"]
+
+
+class CacheServer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One credential cache: AUKS wire address and the principal it proves itself with; ``nat``: in AUKS' NAT mode."""
+
+    host: str
+    principal: str
+    port: int = 12345
+    nat: bool = False
+
+
+class CacheConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``[cache]``: the servers, tried in this order."""
+
+    servers: list[CacheServer]
+
+
+class AgentConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``[agent]``.
+
+    Attributes:
+        socket: unix socket the SPANK plugin asks.
+        ccache: where a job's ticket goes; ``%u`` is the uid, ``%j`` the job id, ``%%`` a percent sign. rpc.gssd
+            finds it only if the name contains ``krb5cc`` and the directory is one of those it scans.
+        state_dir: one small file per job, so that a restarted agent goes on; no secrets in it.
+        keytab, principal: the node's own key; the default principal is ``host/`` and this host's full name.
+        policy: what a job without a ticket means: require, warn or allow.
+        minimum_uid: below it no job gets a ticket.
+        answer_s: the longest a starting job waits for its ticket; must be less than the plugin's ``timeout_ms``.
+        poll_s: how often the cache is asked, per uid, whether there is a newer ticket.
+        sweep_s: how often jobs are looked for whose end nobody told us.
+    """
+
+    socket: str = "/run/hipercow-slurm/agent/agent.sock"
+    ccache: str = "/tmp/krb5cc_%u_%j"  # noqa: S108  the place rpc.gssd scans; install.py makes it safe
+    state_dir: str = "/var/lib/hipercow-slurm/agent"
+    keytab: str = "/etc/krb5.keytab"
+    principal: str | None = None
+    policy: Policy = "warn"
+    minimum_uid: int = 1000
+    answer_s: float = 4.0
+    poll_s: float = 30.0
+    sweep_s: float = 60.0
+
+
+class File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The whole file."""
+
+    cache: CacheConfig
+    agent: AgentConfig = msgspec.field(default_factory=AgentConfig)
+
+
+@dataclass(frozen=True, slots=True)
+class CCachePattern:
+    """The configured place of a job's ccache, checked: ``path(uid, job_id)`` is absolute and one per job."""
+
+    text: str
+
+    def __post_init__(self) -> None:
+        signs = re.findall(r"%(.?)", self.text.replace("%%", ""))
+        if not self.text.startswith("/") or self.text.endswith("/") or "\0" in self.text:
+            raise ConfigError(f"agent.ccache {self.text!r} must be the absolute path of a file")
+        if ".." in self.text.split("/") or "//" in self.text:
+            raise ConfigError(f"agent.ccache {self.text!r} must not contain '..' or '//'")
+        if not set(signs) <= {"u", "j"}:
+            raise ConfigError(f"agent.ccache {self.text!r}: only %u (uid), %j (job id) and %% are known")
+        if "j" not in signs:
+            raise ConfigError(
+                f"agent.ccache {self.text!r} lacks %j",
+                hint="each job needs its own file, or the first to end takes the ticket away",
+            )
+        if len(self.path(2**32 - 2, 2**32 - 2)) > 400:
+            raise ConfigError(f"agent.ccache {self.text[:60]!r}... is too long")
+
+    def path(self, uid: int, job_id: int) -> str:
+        """The file of one job."""
+        values = {"%u": str(uid), "%j": str(job_id), "%%": "%"}
+        return re.sub(r"%[uj%]", lambda found: values[found[0]], self.text)
+
+
+def read(path: Path) -> File:
+    """Read and check ``path``.
+
+    Raises:
+        ConfigError: see ``hipercow_slurm.config.load``; also for a value that no agent can work with.
+    """
+    file = config.load(path, File)
+    CCachePattern(file.agent.ccache)
+    if not file.cache.servers:
+        raise ConfigError(f"{path}: cache.servers is empty")
+    for server in file.cache.servers:
+        if not 0 < server.port < 65536:
+            raise ConfigError(f"{path}: cache.servers: port {server.port} of {server.host} is no port")
+    for name in ("answer_s", "poll_s", "sweep_s"):
+        if not 0 < getattr(file.agent, name) <= 3600:
+            raise ConfigError(f"{path}: agent.{name} must be more than 0 and at most 3600 seconds")
+    if file.agent.minimum_uid < 1:
+        raise ConfigError(f"{path}: agent.minimum_uid must be at least 1: root's jobs never get a ticket")
+    return file
+
+
+def host_principal(configured: str | None) -> str:
+    """The configured principal, or ``host/`` and this host's full name in lower case."""
+    if configured:
+        return configured
+    name = socket.gethostname()
+    return "host/" + (name if "." in name else socket.getfqdn(name)).lower()

@@ -1,0 +1,148 @@
+"""Writing and removing a job's ccache as root, in a directory where everybody may write.
+
+The file is complete or absent at every instant, belongs to the user from its first byte, and nobody else can read
+it or get at another file through it:
+
+Rule 1: the directory is opened once, component by component and never through a symlink, and every step after
+that is relative to it. It must belong to root or to the user; if others may write to it, it must be sticky.
+Rule 2: written under a random name without ``krb5cc`` in it (rpc.gssd takes any file whose name contains that),
+created with O_EXCL, then renamed. A rename replaces a symlink or another user's file without touching what it is or
+points to. Only a directory can stand in its way; it is moved aside.
+Rule 3: removed only if it is a regular file of the user's or root's.
+Rule 4: no fsync. After a power loss the file must go anyway, and what is needed for that is in the agent's state.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import stat
+from collections.abc import Iterator
+
+from hipercow_slurm.errors import UnavailableError
+
+ASIDE = ".hipercow-slurm-"
+
+
+def write(path: str, content: bytes, *, uid: int, gid: int) -> str | None:
+    """Put ``content`` at ``path``, mode 0600, owned by ``uid``; returns the name of what was moved aside, if anything.
+
+    Raises:
+        UnavailableError: code ``ccache-blocked``; the message names the path and the reason. Nothing is left behind.
+    """
+    with _explained(path), _directory(path, uid) as (folder, name):
+        aside = f"{ASIDE}{secrets.token_hex(8)}"
+        moved = None
+        file = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=folder)
+        try:
+            os.fchmod(file, 0o600)
+            os.fchown(file, uid, gid)
+            _write_all(file, content)
+            moved = _rename_over(folder, aside, name)
+            _verify(file, folder, name)
+        except BaseException:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(aside, dir_fd=folder)
+            raise
+        finally:
+            os.close(file)
+        return moved
+
+
+def remove(path: str, *, uid: int) -> bool:
+    """Remove the ccache at ``path``; False if nothing of ours (rule 3), or not even its directory, is there.
+
+    Raises:
+        UnavailableError: code ``ccache-blocked``, as for ``write``.
+    """
+    with _explained(path), contextlib.suppress(FileNotFoundError), _directory(path, uid) as (folder, name):
+        if _ours(folder, name, uid):
+            os.unlink(name, dir_fd=folder)
+            return True
+    return False
+
+
+def present(path: str, *, uid: int) -> bool:
+    """Whether a regular file of the user's is at ``path``."""
+    try:
+        found = os.lstat(path)
+    except OSError:
+        return False
+    return stat.S_ISREG(found.st_mode) and found.st_uid == uid
+
+
+def sweep(directory: str) -> int:
+    """Remove what a killed agent left half-written in ``directory``; how many files that was."""
+    count = 0
+    with contextlib.suppress(OSError), os.scandir(directory) as entries:
+        for entry in entries:
+            if entry.name.startswith(ASIDE) and entry.is_file(follow_symlinks=False):
+                with contextlib.suppress(OSError):
+                    os.unlink(entry.path)  # noqa: PTH108
+                    count += 1
+    return count
+
+
+@contextlib.contextmanager
+def _explained(path: str) -> Iterator[None]:
+    """The one place where the system's word becomes ours."""
+    try:
+        yield
+    except OSError as error:
+        raise UnavailableError(
+            f"cannot keep a ccache at {path}: {error.strerror or error}", code="ccache-blocked"
+        ) from error
+
+
+@contextlib.contextmanager
+def _directory(path: str, uid: int) -> Iterator[tuple[int, str]]:
+    """Rule 1: a descriptor of the directory of ``path``, and the name inside it."""
+    *parts, name = path.strip("/").split("/")
+    folder = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        for part in parts:
+            inner = os.open(part, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
+            os.close(folder)
+            folder = inner
+            _check_directory(os.fstat(folder), part, uid)
+        yield folder, name
+    finally:
+        os.close(folder)
+
+
+def _check_directory(found: os.stat_result, part: str, uid: int) -> None:
+    if found.st_uid not in (0, uid):
+        raise OSError(f"directory {part!r} belongs to uid {found.st_uid}")
+    if found.st_mode & 0o022 and not found.st_mode & stat.S_ISVTX:
+        raise OSError(f"others may rename files in directory {part!r} (mode {stat.S_IMODE(found.st_mode):04o})")
+
+
+def _write_all(file: int, content: bytes) -> None:
+    view = memoryview(content)
+    while view:
+        view = view[os.write(file, view) :]
+
+
+def _rename_over(folder: int, aside: str, name: str) -> str | None:
+    """Rule 2. Somebody who makes a directory of a coming job's name must not be able to keep its ticket away."""
+    try:
+        os.rename(aside, name, src_dir_fd=folder, dst_dir_fd=folder)
+    except IsADirectoryError:
+        moved = f"hipercow-slurm-squatter-{secrets.token_hex(8)}"
+        os.rename(name, moved, src_dir_fd=folder, dst_dir_fd=folder)
+        os.rename(aside, name, src_dir_fd=folder, dst_dir_fd=folder)
+        return moved
+    return None
+
+
+def _verify(file: int, folder: int, name: str) -> None:
+    """What is there now is what we wrote (the user may rename own files in a sticky directory at any time)."""
+    ours, there = os.fstat(file), os.stat(name, dir_fd=folder, follow_symlinks=False)
+    if (ours.st_dev, ours.st_ino) != (there.st_dev, there.st_ino):
+        raise OSError("it was replaced while it was being written")
+
+
+def _ours(folder: int, name: str, uid: int) -> bool:
+    found = os.stat(name, dir_fd=folder, follow_symlinks=False)
+    return stat.S_ISREG(found.st_mode) and found.st_uid in (0, uid)

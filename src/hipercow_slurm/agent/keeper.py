@@ -1,0 +1,314 @@
+"""Does what ``jobs`` decides: asks the source, writes and removes ccaches, remembers it on disk.
+
+Everything runs on one event loop; what may block (files, /proc) runs in a small pool of its own, so that a KDC that
+hangs never keeps a ccache from being written or removed. Whatever writes or removes files of a uid holds that uid's
+lock: a job that ends while its ticket is being written ends after it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import pwd
+import random
+import time
+import weakref
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+from hipercow_slurm import log
+from hipercow_slurm.agent import install, live
+from hipercow_slurm.agent.config import AgentConfig, CCachePattern
+from hipercow_slurm.agent.jobs import Job, Jobs, Problem, State, Ticket, state
+from hipercow_slurm.agent.source import Source
+from hipercow_slurm.agent.state import State as Disk
+from hipercow_slurm.errors import AccessError, ConfigError, Error, UnavailableError
+from hipercow_slurm.krb5 import ccache
+from hipercow_slurm.values import KrbCred
+
+ASK_S = 20.0  # for one question to the source, all its servers and retries included
+ASK_AGAIN_S = 5.0  # a step asks again for a ticket that was missing this long ago
+QUESTIONS = 8  # at a time
+SECOND_LOOK_S = 10.0
+
+T = TypeVar("T")
+
+
+class Keeper:
+    """All tickets of this node.
+
+    Args:
+        config: the ``[agent]`` section.
+        source: where tickets come from.
+        disk: the agent's memory, locked for us.
+        live_jobs: ids of the jobs with processes on this node.
+    """
+
+    def __init__(
+        self, config: AgentConfig, source: Source, disk: Disk, *, live_jobs: Callable[[], set[int]] = live.jobs
+    ) -> None:
+        self.jobs = Jobs(poll_s=config.poll_s, chance=random.random)
+        self.config = config
+        self._pattern = CCachePattern(config.ccache)
+        self._source = source
+        self._disk = disk
+        self._live_jobs = live_jobs
+        self._pool = ThreadPoolExecutor(2, thread_name_prefix="files")
+        self._locks: weakref.WeakValueDictionary[int, asyncio.Lock] = weakref.WeakValueDictionary()
+        self._rounds: dict[int, asyncio.Future[None]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._questions = asyncio.Semaphore(QUESTIONS)
+        self._kick = asyncio.Event()
+
+    # --- what the socket asks for ---------------------------------------------------------------------------------
+
+    async def start(self, job_id: int, uid: int, gid: int) -> tuple[Job, Problem | None]:
+        """Take on a job (again) and wait for its ticket, at most ``answer_s``. A Problem: it has none yet."""
+        old = self.jobs.get(job_id)
+        if old is not None and old.uid != uid:  # Slurm counts from 1 again when its state was lost
+            await self.end(job_id, old.uid)
+        now = time.time()
+        job = Job(job_id, uid, gid, self._pattern.path(uid, job_id), int(now), spared_until=now + self.config.sweep_s)
+        async with self._lock(uid):
+            job = self.jobs.start(job, now)
+            await self._remember(job, durable=True)
+        self._kick.set()
+        return await self._settled(job)
+
+    async def ccache(self, job_id: int, uid: int, gid: int | None) -> tuple[Job, Problem | None]:
+        """The same for a step: it asks nothing anew when that could not help, and takes on an unknown job."""
+        job = self.jobs.get(job_id)
+        if job is None or job.uid != uid:
+            return await self.start(job_id, uid, gid if gid is not None else _gid_of(uid))
+        job.unseen = 0
+        owner = self.jobs.owner(uid)
+        if owner is not None and not owner.asking and not await self._good(job):
+            if owner.problem and (owner.problem.passing or time.time() - owner.answered < ASK_AGAIN_S):
+                return job, self._problem(job)
+            self.jobs.want(uid, time.time())
+            self._kick.set()
+        return await self._settled(job)
+
+    async def end(self, job_id: int, uid: int | None) -> None:
+        """Forget the job and remove its ccache; for an unknown job of a known uid, what would be its ccache."""
+        job = self.jobs.get(job_id)
+        owner = uid if uid is not None else job.uid if job else None
+        if owner is None:
+            return
+        async with self._lock(owner):
+            job = self.jobs.get(job_id)
+            if job is not None and job.uid == owner:
+                self.jobs.end(job_id)
+                await self._files(self._clean, job_id, job.path, owner)
+            elif job is None:
+                await self._files(self._clean, job_id, self._pattern.path(owner, job_id), owner)
+
+    # --- life -----------------------------------------------------------------------------------------------------
+
+    async def take_over(self) -> None:
+        """Go on where an earlier agent stopped; clean up after jobs that a reboot ended."""
+        running, gone, strange = await self._files(self._disk.load)
+        for name in strange:
+            log.get().error("agent.state_unreadable", file=name, hint="look at it, then remove it")
+        for job in gone:
+            await self._files(self._clean, job.job_id, job.path, job.uid)
+        for job in running:
+            self.jobs.restore(job, time.time())
+        places = {os.path.dirname(job.path) for job in [*running, *gone]}  # noqa: PTH120
+        if "%" not in os.path.dirname(self.config.ccache):  # noqa: PTH120
+            places.add(os.path.dirname(self.config.ccache))  # noqa: PTH120
+        half_written = [await self._files(install.sweep, place) for place in places]
+        if running or gone or any(half_written):
+            log.get().info("agent.took_over", jobs=len(running), gone=len(gone), half_written=sum(half_written))
+
+    async def run(self) -> None:
+        """Ask when something is due; sleep when nothing is. Ends by being cancelled."""
+        sweeps = [
+            time.time(),
+            time.time() + min(SECOND_LOOK_S, self.config.sweep_s),
+        ]  # of what an earlier agent left to us
+        try:
+            while True:
+                self._kick.clear()
+                now = time.time()
+                for uid in self.jobs.due(now):
+                    self._spawn(uid)
+                if now >= sweeps[0]:
+                    await self._sweep()
+                    sweeps = sweeps[1:] or [time.time() + self.config.sweep_s]
+                await self._sleep(sweeps[0])
+        finally:
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+            self._pool.shutdown()
+
+    async def _sleep(self, next_sweep: float) -> None:
+        """Until something is due or somebody kicks; without jobs only the latter."""
+        planned = self.jobs.wake_at()
+        until = min(next_sweep, planned if planned is not None else next_sweep) if len(self.jobs) else None
+        try:
+            async with asyncio.timeout(None if until is None else max(0.01, until - time.time())):
+                await self._kick.wait()
+        except TimeoutError:
+            pass
+
+    async def _sweep(self) -> None:
+        if not len(self.jobs):
+            return
+        seen = await self._files(self._live_jobs)
+        for job in self.jobs.unseen(seen, time.time()):
+            log.get().warning("agent.job_vanished", job_id=job.job_id, uid=job.uid)
+            await self.end(job.job_id, job.uid)
+
+    # --- one question ---------------------------------------------------------------------------------------------
+
+    def _spawn(self, uid: int) -> None:
+        task = asyncio.get_running_loop().create_task(self._round(uid))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _round(self, uid: int) -> None:
+        """Ask for ``uid``, install what came, plan the next question, tell who waits."""
+        problem: Problem | None = None
+        try:
+            problem = await self._install(uid, await self._ask(uid))
+        except Error as error:
+            # a rule or a file that is wrong stays wrong until somebody mends it; anything else may be over in a second
+            problem = Problem(error.code, error.message, passing=not isinstance(error, (AccessError, ConfigError)))
+        except Exception as error:  # a bug must not end the refreshing of anybody's ticket
+            problem = Problem("bug", f"{type(error).__name__} while asking for uid {uid}", passing=True)
+            log.get().exception("agent.bug", uid=uid)
+        self._report(uid, problem)
+        self.jobs.planned(uid, problem, time.time())
+        self._kick.set()
+        if waiting := self._rounds.pop(uid, None):
+            waiting.set_result(None)
+
+    async def _ask(self, uid: int) -> KrbCred | None:
+        try:
+            async with self._questions, asyncio.timeout(ASK_S):
+                return await self._source.get(uid)
+        except TimeoutError as error:
+            raise UnavailableError(
+                f"the cache did not answer within {ASK_S:.0f} s", code="cache-unreachable"
+            ) from error
+
+    async def _install(self, uid: int, cred: KrbCred | None) -> Problem | None:
+        """Write the ccache of every job of ``uid`` that ``cred`` is better for, or that has lost its file."""
+        found = Ticket(cred.client, cred.times) if cred is not None else None
+        async with self._lock(uid):
+            for job in self.jobs.of(uid):
+                if job.ticket is not None and not await self._files(_present, job):
+                    job.ticket = None
+            jobs, problem = self.jobs.answer(uid, found, time.time())
+            if cred is None or found is None or not jobs:
+                return problem
+            content = ccache.file_v4(cred)
+            for job in jobs:
+                try:
+                    await self._write(job, content, found)
+                except UnavailableError as error:
+                    job.problem = problem = Problem(error.code, error.message, passing=True)
+                    log.get().error("agent.install_failed", job_id=job.job_id, uid=uid, why=error.message)
+            return problem
+
+    async def _write(self, job: Job, content: bytes, found: Ticket) -> None:
+        moved = await self._files(_write, job, content)
+        if moved:
+            log.get().warning("agent.squatter_moved", job_id=job.job_id, path=job.path, to=moved)
+        old, job.ticket, job.problem = job.ticket, found, None
+        log.get().info(
+            "agent.ticket_replaced" if old else "agent.ticket_installed",
+            job_id=job.job_id, uid=job.uid, principal=found.client, ccache=job.path,
+            endtime=found.times.endtime, **({"old_endtime": old.times.endtime} if old else {}),
+        )  # fmt: skip
+        await self._remember(job, durable=False)
+
+    # --- helpers --------------------------------------------------------------------------------------------------
+
+    async def _good(self, job: Job) -> bool:
+        """Whether the job has, on disk, a ticket that is good now."""
+        return self._problem(job) is None and await self._files(_present, job)
+
+    async def _settled(self, job: Job) -> tuple[Job, Problem | None]:
+        """Wait until the job has a ticket, or until waiting cannot change that, or until ``answer_s`` is over."""
+        deadline = time.monotonic() + self.config.answer_s
+        while self.jobs.get(job.job_id) is job:
+            if await self._good(job):
+                return job, None
+            left = deadline - time.monotonic()
+            waiting = self._rounds.setdefault(job.uid, asyncio.get_running_loop().create_future())
+            await asyncio.wait({waiting}, timeout=max(0.0, left))
+            problem = self._problem(job)
+            if problem is not None and not problem.passing:
+                return job, problem
+            if left <= 0:
+                return job, problem or Problem("ccache-missing", f"{job.path} has disappeared", passing=True)
+        return job, Problem("job-ended", f"job {job.job_id} has ended", passing=False)
+
+    def _problem(self, job: Job) -> Problem | None:
+        """None if the job has a good ticket; otherwise why not."""
+        has: State = state(job, time.time())
+        if has in ("ok", "expiring"):
+            return None
+        owner = self.jobs.owner(job.uid)
+        why = job.problem or (owner.problem if owner else None)
+        if has == "expired" and job.ticket is not None:
+            then = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(job.ticket.times.endtime))
+            more = f"; {why.sentence}" if why else ""
+            return Problem("expired", f"its ticket expired at {then}{more}", passing=why.passing if why else True)
+        return why or Problem("cache-unreachable", "the cache has not answered yet", passing=True)
+
+    def _report(self, uid: int, problem: Problem | None) -> None:
+        """One line when the state of affairs changes, not one per attempt."""
+        owner = self.jobs.owner(uid)
+        if owner is None or (owner.problem and owner.problem.code) == (problem and problem.code):
+            return
+        if problem is not None:
+            log.get().warning("agent.no_ticket", uid=uid, code=problem.code, why=problem.sentence)
+        else:
+            log.get().info("agent.ticket_again", uid=uid)
+
+    def _lock(self, uid: int) -> asyncio.Lock:
+        return self._locks.setdefault(uid, asyncio.Lock())
+
+    async def _files(self, function: Callable[..., T], *arguments: Any) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._pool, function, *arguments)
+
+    async def _remember(self, job: Job, *, durable: bool) -> None:
+        """A full disk is no reason to withhold the ticket; after a crash its file may stay then, and that is said."""
+        try:
+            await self._files(_save, self._disk, job, durable)
+        except OSError as error:
+            log.get().error("agent.state_failed", job_id=job.job_id, why=str(error))
+
+    def _clean(self, job_id: int, path: str, uid: int) -> None:
+        """Remove the ccache, then the memory of it: the other order could leave a ticket nobody knows of."""
+        try:
+            if install.remove(path, uid=uid):
+                log.get().info("agent.ticket_removed", job_id=job_id, uid=uid, ccache=path)
+        except UnavailableError as error:
+            log.get().error("agent.remove_failed", job_id=job_id, uid=uid, why=error.message)
+            return
+        self._disk.forget(job_id)
+
+
+def _present(job: Job) -> bool:
+    return install.present(job.path, uid=job.uid)
+
+
+def _write(job: Job, content: bytes) -> str | None:
+    return install.write(job.path, content, uid=job.uid, gid=job.gid)
+
+
+def _save(disk: Disk, job: Job, durable: Any) -> None:
+    disk.save(job, durable=bool(durable))
+
+
+def _gid_of(uid: int) -> int:
+    try:
+        return pwd.getpwuid(uid).pw_gid
+    except KeyError:
+        return uid

@@ -1,0 +1,103 @@
+"""Where tickets come from: the credential cache, asked over the AUKS wire as this host."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from typing import Protocol
+
+from hipercow_slurm import log
+from hipercow_slurm.agent.config import CacheServer
+from hipercow_slurm.client.auks import AuksClient, Limits, Server
+from hipercow_slurm.errors import Error, UnavailableError
+from hipercow_slurm.krb5 import creds
+from hipercow_slurm.values import KrbCred
+
+KEYTAB_S = 15.0
+RETRY_S = 30.0
+SPARE_S = 5
+# One try of each server: when to try again is the keeper's to decide.
+LIMITS = Limits(connect_s=2.0, read_s=5.0, kdc_s=10.0, total_s=15.0, rounds=1)
+
+
+class Source(Protocol):
+    """What the keeper needs; the cache today, the KDC or another cache behind the same call later."""
+
+    async def get(self, uid: int) -> KrbCred | None:
+        """The ticket of ``uid``; None if there is none.
+
+        Raises:
+            UnavailableError: it cannot be asked now.
+            Error: it refuses to say.
+        """
+        ...
+
+
+class HostTicket:
+    """This host's own TGT from its keytab: in memory only, replaced at half its life, kept while it is good.
+
+    Args:
+        principal: ``host/c1.example.org``; ``keytab`` holds its key.
+    """
+
+    def __init__(self, principal: str, keytab: str) -> None:
+        self.principal = principal
+        self._keytab = keytab
+        self._cred: KrbCred | None = None
+        self._not_before = 0.0
+        self._one_at_a_time = asyncio.Lock()
+
+    @property
+    def endtime(self) -> int | None:
+        """When the ticket in hand ends; None before the first."""
+        return self._cred.times.endtime if self._cred else None
+
+    async def current(self) -> KrbCred:
+        """A ticket that is good now.
+
+        Raises:
+            Error: there is none and none can be had.
+        """
+        async with self._one_at_a_time:
+            now = time.time()
+            cred = self._cred
+            if cred is not None and (self._fresh(cred, now) or now < self._not_before <= cred.times.endtime):
+                return cred
+            try:
+                self._cred = await self._new()
+            except Error as error:
+                if cred is None or cred.times.endtime <= now + SPARE_S:
+                    raise
+                self._not_before = now + RETRY_S
+                log.get().warning("agent.host_ticket_failed", code=error.code, why=error.message)
+                return cred
+            log.get().info("agent.host_ticket", principal=self.principal, endtime=self._cred.times.endtime)
+            return self._cred
+
+    async def _new(self) -> KrbCred:
+        try:
+            async with asyncio.timeout(KEYTAB_S):
+                return await asyncio.to_thread(creds.keytab_tgt, self.principal, self._keytab)
+        except TimeoutError as error:
+            raise UnavailableError(
+                f"no ticket for {self.principal} within {KEYTAB_S:.0f} s", code="kdc-unreachable"
+            ) from error
+
+    @staticmethod
+    def _fresh(cred: KrbCred, now: float) -> bool:
+        return cred.times.endtime - now > (cred.times.endtime - cred.times.starttime) / 2
+
+
+class CacheSource:
+    """The credential cache, asked as this host: ours or CEA's auksd, whichever of ``servers`` answers first."""
+
+    def __init__(self, servers: Sequence[CacheServer], host: HostTicket) -> None:
+        self._host = host
+        self._client = AuksClient(
+            [Server(one.host, one.principal, one.port, one.nat) for one in servers], limits=LIMITS
+        )
+
+    async def get(self, uid: int) -> KrbCred | None:
+        """See ``Source``. None also if the cache refuses it to this host: AUKS tells the two apart in its log only."""
+        return await self._client.get(uid, auth=await self._host.current())

@@ -1,0 +1,119 @@
+"""Operators' commands: the long-running programs. Each imports its part only when it is called."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+CONFIG_DIR = Path("/etc/hipercow-slurm")
+
+
+@click.command()
+@click.option(
+    "--config",
+    "config_path",
+    type=click.Path(dir_okay=False, path_type=Path),
+    default=CONFIG_DIR / "api.toml",
+    show_default=True,
+    help="Configuration file.",
+)
+def api(config_path: Path) -> None:
+    """Run the HTTP API until it is told to stop (TERM)."""
+    from hipercow_slurm import daemon
+    from hipercow_slurm.api import main
+
+    daemon.run("api", lambda stop: main.serve(config_path, stop))
+
+
+@click.command()
+@click.option(
+    "--config",
+    "config_path",
+    type=click.Path(dir_okay=False, path_type=Path),
+    default=CONFIG_DIR / "signer.toml",
+    show_default=True,
+    help="Configuration file.",
+)
+@click.option("--init", "act", flag_value="init", help="Make the keys and slurmctld's JWKS file, and end.")
+@click.option(
+    "--rotate", "act", flag_value="rotate", help="Sign with the next key from now on, make a new next one, and end."
+)
+def signer(config_path: Path, act: str | None) -> None:
+    """Run the token signer until it is told to stop (TERM).
+
+    Slurm learns about keys when slurmctld starts. It knows the next key already when you rotate; restart the signer
+    then to use it, and slurmctld some time before the rotation after.
+    """
+    from hipercow_slurm import daemon
+    from hipercow_slurm.signer import config, keys, main
+
+    if act is None:
+        daemon.run("signer", lambda stop: main.serve(config_path, stop))
+        return
+    settings = config.load(config_path)
+    make = {"init": keys.generate, "rotate": keys.rotate}[act]
+    key = make(Path(settings.key), Path(settings.jwks))
+    click.echo(f"{settings.key}: signs from the signer's next start on, as kid {key.kid}")
+    click.echo(f"{settings.jwks}: for slurmctld, AuthAltParameters=jwks={settings.jwks}; restart it to read this")
+
+
+@click.command()
+@click.option(
+    "-f",
+    "--config",
+    "config_path",
+    type=click.Path(dir_okay=False, path_type=Path),
+    default=CONFIG_DIR / "auksd.toml",
+    show_default=True,
+    help="Configuration file.",
+)
+@click.option("--check-config", is_flag=True, help="Read the configuration and the files it names, then exit.")
+def auksd(config_path: Path, check_config: bool) -> None:
+    """Run the credential cache until it is told to stop (TERM)."""
+    from hipercow_slurm import daemon
+    from hipercow_slurm.auksd import main
+
+    if check_config:
+        for warning in main.check(config_path):
+            click.echo(f"warning: {warning}", err=True)
+        click.echo(f"{config_path}: good")
+        return
+    daemon.run("auksd", lambda stop: main.serve(config_path, stop))
+
+
+@click.command()
+@click.option("--ccache", metavar="NAME", help="Credential cache to take the ticket from, if not the default one.")
+@click.option(
+    "--config",
+    "config_path",
+    type=click.Path(dir_okay=False, path_type=Path),
+    default=CONFIG_DIR / "agent.toml",
+    show_default=True,
+    help="Configuration file; its section [cache] says where the credential cache is.",
+)
+@click.option("-q", "--quiet", is_flag=True, help="Say nothing when all is well.")
+def upload(ccache: str | None, config_path: Path, quiet: bool) -> None:
+    """Hand your own Kerberos ticket to the credential cache, so that your jobs have it."""
+    from hipercow_slurm.client import upload as uploader
+
+    done = uploader.run(config_path, ccache)
+    if not quiet:
+        click.echo(done)
+
+
+@click.command()
+@click.option(
+    "--config",
+    "config_path",
+    type=click.Path(dir_okay=False, path_type=Path),
+    default=CONFIG_DIR / "agent.toml",
+    show_default=True,
+    help="Configuration file.",
+)
+def agent(config_path: Path) -> None:
+    """Run the node agent until it is told to stop (TERM)."""
+    from hipercow_slurm import daemon
+    from hipercow_slurm.agent import main
+
+    daemon.run("agent", lambda stop: main.serve(config_path, stop))

@@ -1,0 +1,97 @@
+"""The table of jobs: cut to fit a terminal, complete when it goes to a file or a pipe."""
+
+from __future__ import annotations
+
+import sys
+from datetime import UTC, datetime
+
+import click
+
+from hipercow_slurm.cli.common import clock
+from hipercow_slurm.client.models import Job
+from hipercow_slurm.client.problems import clean
+
+HEADINGS = ("JOB", "NAME", "PARTITION", "STATE", "TIME", "NODES", "TICKET", "REASON")
+COLOURS = {
+    "RUNNING": "green",
+    "COMPLETED": "dim",
+    "PENDING": "yellow",
+    "FAILED": "red",
+    "TIMEOUT": "red",
+    "NODE_FAIL": "red",
+    "OUT_OF_MEMORY": "red",
+    "CANCELLED": "magenta",
+    "expired": "red",
+    "missing": "red",
+    "expiring": "yellow",
+}
+
+
+def row(job: Job, now: datetime) -> tuple[str, ...]:
+    """A job's cells, in the order of ``HEADINGS``."""
+    length = ""
+    if job.start_time and job.state != "PENDING":
+        length = clock((job.end_time if job.ended and job.end_time else now) - job.start_time)
+    until = job.credential.validity.renewable_until or job.credential.validity.valid_until
+    ticket = "" if job.ended else job.credential.state
+    if ticket in ("ok", "expiring") and until:
+        ticket = f"{ticket} {until.astimezone():%a %H:%M}"
+    nodes = ",".join(job.nodes) or str(job.node_count or "")
+    reason = "" if job.ended or job.reason in (None, "None") else str(job.reason)
+    cells = (str(job.job_id), job.name, job.partition, job.state, length, nodes, ticket, reason)
+    return tuple(clean(cell) for cell in cells)
+
+
+def print_jobs(jobs: list[Job]) -> None:
+    """Print the table."""
+    now = datetime.now(UTC)
+    rows = [row(job, now) for job in jobs]
+    if sys.stdout.isatty():
+        _print_for_terminal(rows)
+        return
+    widths = [max(map(len, column)) for column in zip(HEADINGS, *rows, strict=True)]
+    for cells in (HEADINGS, *rows):
+        click.echo("  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip())
+
+
+def _print_for_terminal(rows: list[tuple[str, ...]]) -> None:
+    from rich.cells import cell_len
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console(highlight=False)
+    longest = [max(map(cell_len, column)) for column in zip(*rows, strict=True)]
+    widths = fit({h: max(len(h), w) for h, w in zip(HEADINGS, longest, strict=True) if w}, console.width)
+    table = Table(box=None, pad_edge=False, padding=(0, GAP, 0, 0), header_style="bold")
+    for heading, width in widths.items():
+        right = heading in ("JOB", "TIME")
+        table.add_column(heading, width=width, no_wrap=True, justify="right" if right else "left")
+    for cells in rows:
+        shown = dict(zip(HEADINGS, cells, strict=True))
+        table.add_row(*(Text(shown[h], COLOURS.get(shown[h].partition(" ")[0], "")) for h in widths))
+    console.print(table)
+
+
+GAP = 2
+# An id that is cut cannot be typed again, and half a state is another one: these are shown whole.
+WHOLE = ("JOB", "STATE", "TIME", "TICKET")
+DROPPED_FIRST = ("PARTITION", "NODES", "REASON", "TICKET", "TIME")
+LEAST = 6
+
+
+def fit(widths: dict[str, int], available: int) -> dict[str, int]:
+    """Widths that together fit ``available`` characters: the widest texts are cut, then whole columns go."""
+    widths = dict(widths)
+    for leaving in (None, *DROPPED_FIRST):
+        widths.pop(leaving or "", None)
+        excess = sum(widths.values()) + GAP * (len(widths) - 1) - available
+        spare = {heading: width - LEAST for heading, width in widths.items() if heading not in WHOLE}
+        if excess <= sum(room for room in spare.values() if room > 0):
+            break
+    while excess > 0 and any(room > 0 for room in spare.values()):
+        widest = max(spare, key=lambda heading: spare[heading])
+        spare[widest] -= 1
+        widths[widest] -= 1
+        excess -= 1
+    return widths

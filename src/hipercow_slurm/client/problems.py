@@ -1,0 +1,105 @@
+"""From the API's ``application/problem+json`` (RFC 9457) to our errors, and from whatever else an HTTP server may say.
+
+Rule 1: what a server says is printed on a terminal, so control characters are taken out and length is bounded here.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+
+from hipercow_slurm.errors import (
+    AccessError,
+    CredentialError,
+    Error,
+    InternalError,
+    ProtocolError,
+    RequestError,
+    SchedulerError,
+    UnavailableError,
+)
+
+# Codes whose family the status alone does not tell: the user can mend these with a better ticket or password.
+CREDENTIAL_CODES = frozenset(
+    {
+        "no-credential",
+        "no-tgt",
+        "expired",
+        "session-expired",
+        "renew-exhausted",
+        "not-renewable",
+        "not-forwardable",
+        "addressful",
+        "lifetime-too-short",
+        "login-failed",
+        "password-expired",
+        "account-locked",
+        "account-expired",
+        "clock-skew",
+        "not-for-us",
+        "ticket-invalid",
+        "wrong-address",
+    }
+)
+_FAMILIES: dict[int, type[Error]] = {
+    401: AccessError,
+    403: AccessError,
+    422: SchedulerError,
+    429: UnavailableError,
+    500: InternalError,
+    502: ProtocolError,
+    503: UnavailableError,
+    504: SchedulerError,
+}
+LOG_IN = "hipercow-slurm login"
+
+
+def clean(text: str, *, limit: int = 2000) -> str:
+    """``text`` on one line, without control characters, of at most ``limit`` characters."""
+    line = "".join(c if c.isprintable() else " " for c in text[: limit * 2])
+    return " ".join(line.split())[:limit]
+
+
+def from_answer(status: int, headers: Mapping[str, str], body: bytes, *, server: str, reason: str = "") -> Error:
+    """The error an answer of status 400 or more stands for; gateways' pages and broken JSON included."""
+    document = _document(headers, body)
+    if document is None:
+        kind = headers.get("content-type", "something of no type").partition(";")[0]
+        family = UnavailableError if status in (502, 504) else _family(status, "")
+        return family(
+            clean(f"{server} answered {status} {reason}".strip() + f" with {kind}"),
+            code="bad-answer",
+            hint=LOG_IN if status == 401 else "is the URL right? Something else than the API may have answered",
+            status=status,
+        )
+    code = str(document.get("code") or "")
+    if not re.fullmatch(r"[a-z][a-z0-9-]{0,63}", code):
+        code = ""
+    family = _family(status, code)
+    message = clean(str(document.get("detail") or document.get("title") or f"{server} answered {status}"))
+    hint = document.get("hint")
+    if hint is None and status == 401 and code != "login-failed":
+        hint = LOG_IN
+    if family is InternalError and document.get("request_id"):
+        # The operator finds the cause in the server's log by this id; for the user's own errors it is noise.
+        message = f"{message} (request {clean(str(document['request_id']), limit=80)})"
+    return family(message, code=code or None, hint=clean(str(hint)) if hint else None, status=status)
+
+
+def _family(status: int, code: str) -> type[Error]:
+    if code in CREDENTIAL_CODES:
+        return CredentialError
+    if code in ("idempotency-key-reused", "no-such-job"):
+        return RequestError
+    return _FAMILIES.get(status, InternalError if status >= 500 else RequestError)
+
+
+def _document(headers: Mapping[str, str], body: bytes) -> dict[str, object] | None:
+    if "json" not in headers.get("content-type", ""):
+        return None
+    try:
+        document = json.loads(body)
+    except (ValueError, RecursionError):
+        return None
+    return document if isinstance(document, dict) else None

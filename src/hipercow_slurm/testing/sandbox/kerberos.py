@@ -1,0 +1,141 @@
+"""The realm: configuration of the KDC and its clients, principals, keytabs handed to the hosts that own them.
+
+The tolerated clock skew is a few seconds, so that an expired ticket is refused when it expires and not five
+minutes later. Only users' tickets are short when a test asks for that; machines' live ten hours.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+from hipercow_slurm.testing.sandbox import layout
+from hipercow_slurm.testing.sandbox.hosts import Tree
+from hipercow_slurm.testing.sandbox.layout import Options, service_principal
+
+CLOCKSKEW_S = 3
+MAX_LIFE, MAX_RENEW = "10h", "7d"
+
+_HARMLESS = ("No policy specified for", "No dictionary file specified")
+
+_KRB5_CONF = f"""\
+[libdefaults]
+    default_realm = {layout.REALM}
+    dns_lookup_realm = false
+    dns_lookup_kdc = false
+    dns_canonicalize_hostname = false
+    rdns = false
+    forwardable = true
+    renew_lifetime = {{renew_life}}
+    clockskew = {CLOCKSKEW_S}
+[realms]
+    {layout.REALM} = {{{{
+        kdc = {layout.fqdn(layout.HEAD)}:{layout.KDC_PORT}
+    }}}}
+[domain_realm]
+    .{layout.DOMAIN} = {layout.REALM}
+"""
+
+_KDC_CONF = f"""\
+[kdcdefaults]
+    kdc_listen = 127.0.0.1:{layout.KDC_PORT}
+    kdc_tcp_listen = 127.0.0.1:{layout.KDC_PORT}
+[realms]
+    {layout.REALM} = {{
+        database_name = /var/lib/krb5kdc/principal
+        key_stash_file = /var/lib/krb5kdc/stash
+        supported_enctypes = aes256-cts-hmac-sha1-96:normal
+        max_life = {MAX_LIFE}
+        max_renewable_life = {MAX_RENEW}
+        default_principal_flags = +preauth
+    }}
+[logging]
+    kdc = STDERR
+    default = FILE:/var/log/kadmin.log
+"""
+
+
+def write_config(tree: Tree, options: Options) -> None:
+    """krb5.conf on every host but the laptop, kdc.conf on the head."""
+    for host in options.hosts:
+        if host != layout.LAPTOP:
+            (tree.etc(host) / "krb5.conf").write_text(_KRB5_CONF.format(renew_life=options.renew_life))
+    etc = tree.etc(layout.HEAD) / "krb5kdc"
+    etc.mkdir()
+    (etc / "kdc.conf").write_text(_KDC_CONF)
+    (tree.var(layout.HEAD) / "lib/krb5kdc").mkdir(mode=0o700)
+
+
+def make_passwords() -> dict[str, str]:
+    """A password for each user, new in each sandbox."""
+    return {user.name: secrets.token_hex(8) for user in layout.USERS}
+
+
+def make_realm(tree: Tree, options: Options, passwords: dict[str, str], on_head: Sequence[str]) -> None:
+    """Make the database with all principals, and hand out the keytabs.
+
+    Args:
+        on_head: what must stand before a command to run it on the head.
+
+    Raises:
+        RuntimeError: a tool failed, with what it said.
+    """
+    keytabs = tree.var(layout.HEAD) / "lib/krb5kdc/keytabs"
+    keytabs.mkdir(mode=0o700)
+    wanted = _keytabs(tree, options)
+    queries = [
+        f"addprinc -pw {password} -maxlife {options.ticket_life} -maxrenewlife {options.renew_life} {user}"
+        for user, password in passwords.items()
+    ]
+    for target, principals in wanted.items():
+        for principal in principals:
+            # A standalone smbd refuses the PAC that MIT's KDC puts into tickets since 1.20.
+            flags = "+no_auth_data_required " if principal.startswith("cifs/") else ""
+            queries.append(f"addprinc -randkey {flags}{principal}")
+        queries.append(f"ktadd -k /var/lib/krb5kdc/keytabs/{_flat(target)} {' '.join(principals)}")
+    # The password of a database whose stash lies beside it protects nothing.
+    _tool([*on_head, "kdb5_util", "create", "-s", "-r", layout.REALM], "master\nmaster\n")
+    said = _tool([*on_head, "kadmin.local", "-r", layout.REALM], "".join(f"{query}\n" for query in queries))
+    # Its exit code is 0 whatever happened to the queries.
+    complaints = [line for line in said.splitlines() if line.strip() and not line.startswith(_HARMLESS)]
+    if complaints:
+        raise RuntimeError(f"kadmin.local: {'; '.join(complaints)}")
+    for target, (uid, path) in {name: _destination(tree, name) for name in wanted}.items():
+        shutil.move(keytabs / _flat(target), path)
+        os.chown(path, uid, uid)
+
+
+def _keytabs(tree: Tree, options: Options) -> dict[str, list[str]]:
+    """Which keytab holds which principals; the name is a host or one of our programs."""
+    head = layout.HEAD
+    return {
+        "api": [service_principal("HTTP", head)],
+        "signer": [service_principal("slurm-signer", head)],
+        "auksd": [service_principal("auks", head)],
+        layout.FILES: [service_principal("nfs", layout.FILES), service_principal("cifs", layout.FILES)],
+        **{host: [service_principal("host", host)] for host in options.slurm_hosts},
+    }
+
+
+def _destination(tree: Tree, name: str) -> tuple[int, Path]:
+    """Owner and place of a keytab."""
+    owners = {"api": layout.API, "signer": layout.SIGNER, "auksd": layout.AUKSD}
+    if name in owners:
+        return owners[name].uid, tree.etc(layout.HEAD) / "hipercow-slurm" / f"{name}.keytab"
+    return 0, tree.etc(name) / "krb5.keytab"
+
+
+def _flat(name: str) -> str:
+    return f"{name}.keytab"
+
+
+def _tool(argv: list[str], typed: str) -> str:
+    """Run a tool with ``typed`` on its standard input; what it printed on standard error."""
+    done = subprocess.run(argv, input=typed, text=True, capture_output=True, timeout=60)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(argv)} ended with {done.returncode}: {done.stderr.strip()}")
+    return done.stderr

@@ -1,0 +1,129 @@
+"""Who and what exists in the sandbox: names, addresses, ports and accounts. Pure data, one source for all parts.
+
+Every service has a network namespace of its own to itself (one per sandbox), so the usual ports are free.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+REALM = "SANDBOX.TEST"
+DOMAIN = "sandbox.test"
+
+HEAD, FILES, LOGIN, LAPTOP = "head", "files", "login", "laptop"
+NODES = ("c1", "c2")
+
+FILES_ADDRESS = "10.203.0.1"
+KDC_PORT, NFS_PORT, SMB_PORT, CTLD_PORT, SLURMD_PORT = 88, 2049, 445, 6817, 6818
+API_PORT, AUKSD_PORT = 8443, 12345
+API_URL = f"https://{HEAD}.{DOMAIN}:{API_PORT}"
+
+# Where our own program lies on every host, and what the machine's /usr/local/bin is called there.
+PROGRAM, SOURCE, LIBRARIES = "/run/program", "/run/program-source", "/run/program-libraries"
+PYTHON = f"{PROGRAM}/bin/python"
+MACHINE_LOCAL_BIN = "/run/machine-local-bin"
+
+MUNGE_SOCKET = "/run/munge/munge.socket.2"
+REST_SOCKET = "/run/slurmrestd/rest.sock"
+SIGNER_SOCKET = "/run/hipercow-slurm/signer/signer.sock"
+AGENT_SOCKET = "/run/hipercow-slurm/agent/agent.sock"
+CONFIG = "/etc/hipercow-slurm"
+
+
+def fqdn(host: str) -> str:
+    """``c1`` -> ``c1.sandbox.test``."""
+    return f"{host}.{DOMAIN}"
+
+
+def service_principal(service: str, host: str) -> str:
+    """``host``, ``c1`` -> ``host/c1.sandbox.test``."""
+    return f"{service}/{fqdn(host)}"
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """A line of /etc/passwd; its group has the same name and number."""
+
+    name: str
+    uid: int
+    home: str = "/nonexistent"
+    shell: str = "/usr/sbin/nologin"
+
+
+def _person(name: str, uid: int) -> Account:
+    return Account(name, uid, f"/home/{name}", "/bin/bash")
+
+
+USERS = (_person("alice", 5001), _person("bob", 5002))
+LAPTOP_ACCOUNT = _person("laptop", 5100)
+API, SIGNER, AUKSD, SLURMREST = (
+    Account("hcs-api", 5201),
+    Account("hcs-signer", 5202),
+    Account("hcs-auksd", 5203),
+    Account("slurmrest", 5204),
+)
+SERVICE_ACCOUNTS = (API, SIGNER, AUKSD, SLURMREST)
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What whoever starts a sandbox can choose.
+
+    Attributes:
+        ticket_life, renew_life: of users' tickets, as kadmin reads them ("60s", "10h", "7d").
+        nodes: names of the compute nodes.
+        programs: which of our own programs to start.
+    """
+
+    ticket_life: str = "10h"
+    renew_life: str = "7d"
+    nodes: tuple[str, ...] = NODES
+    programs: tuple[str, ...] = ("signer", "auksd", "api", "agent")
+
+    @classmethod
+    def from_json(cls, raw: dict[str, Any]) -> Options:
+        """What ``dataclasses.asdict`` and JSON made of it."""
+        return cls(raw["ticket_life"], raw["renew_life"], tuple(raw["nodes"]), tuple(raw["programs"]))
+
+    @property
+    def hosts(self) -> tuple[str, ...]:
+        """Every host, the head first."""
+        return (HEAD, FILES, *self.nodes, LOGIN, LAPTOP)
+
+    @property
+    def slurm_hosts(self) -> tuple[str, ...]:
+        """The hosts with munge and Slurm's configuration."""
+        return (HEAD, *self.nodes, LOGIN)
+
+    def passwd(self, host: str) -> tuple[Account, ...]:
+        """The accounts the sandbox adds on ``host``: the laptop knows nobody of the cluster."""
+        return (LAPTOP_ACCOUNT,) if host == LAPTOP else (*USERS, *SERVICE_ACCOUNTS)
+
+
+@dataclass(frozen=True, slots=True)
+class Folder:
+    """A folder on a host's /run, made before any service starts; what tmpfiles.d does on a real host."""
+
+    path: str
+    owner: str = "root"
+    group: str = "root"
+    mode: int = 0o755
+
+
+def run_folders(host: str, options: Options) -> tuple[Folder, ...]:
+    """What a host's services find on /run."""
+    folders = [Folder("/run/lock", mode=0o1777), Folder("/run/hipercow-slurm")]
+    if host in options.slurm_hosts:
+        folders += [Folder("/run/munge"), Folder("/run/slurm", "slurm", "slurm")]
+    if host == HEAD:
+        # These sockets are open to all: their folders decide who reaches them.
+        folders += [
+            Folder("/run/slurmrestd", SLURMREST.name, API.name, 0o750),
+            Folder("/run/hipercow-slurm/signer", SIGNER.name, API.name, 0o750),
+        ]
+    if host in options.nodes:
+        folders.append(Folder("/run/hipercow-slurm/agent"))
+    if host == FILES:
+        folders += [Folder("/run/ganesha", mode=0o700), Folder("/run/samba"), Folder("/run/samba/ncalrpc")]
+    return tuple(folders)

@@ -1,0 +1,156 @@
+"""The table of services: what runs, on which host, as whom, after what, and how one sees that it answers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from hipercow_slurm.testing.sandbox import fileservers, layout, ours, slurm
+from hipercow_slurm.testing.sandbox.layout import FILES, HEAD, Options
+
+_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """How a service shows that it is ready.
+
+    kind ``tcp``: something listens on ``address:port`` (seen in /proc, without a connection that the service would
+    log); ``unix``: the socket at path ``what`` on the service's host accepts; ``node``: like tcp, and slurmctld
+    calls the node ``what`` idle or busy.
+    """
+
+    kind: Literal["tcp", "unix", "node"]
+    what: str = ""
+    port: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """One service.
+
+    Attributes:
+        needs: services and preparation steps (see init.py) that must be done before it starts.
+        start_s: it must be ready within this time.
+    """
+
+    name: str
+    host: str
+    user: str
+    argv: tuple[str, ...]
+    ready: Probe
+    needs: tuple[str, ...] = ()
+    env: dict[str, str] = field(default_factory=dict)
+    start_s: float = 20.0
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What the service finds in its environment: nothing of the owner's."""
+        return {"PATH": _PATH, "HOME": "/", "LANG": "C.UTF-8", **self.env}
+
+
+def table(options: Options) -> tuple[Service, ...]:
+    """Every service of a sandbox, in the order a person would read them."""
+    return (*_infrastructure(), *_slurm(options), *_fileservers(), *_ours(options))
+
+
+def _tcp(port: int) -> Probe:
+    return Probe("tcp", port=port)
+
+
+def _infrastructure() -> list[Service]:
+    return [
+        Service("kdc", HEAD, "root", ("krb5kdc", "-n"), _tcp(layout.KDC_PORT), needs=("realm",)),
+        Service(
+            "munged",
+            HEAD,
+            "munge",
+            ("munged", "--foreground", f"--socket={layout.MUNGE_SOCKET}", "--pid-file=/run/munge/munged.pid"),
+            Probe("unix", layout.MUNGE_SOCKET),
+        ),
+    ]
+
+
+def _slurm(options: Options) -> list[Service]:
+    nodes = [
+        Service(
+            f"slurmd@{node}",
+            node,
+            "root",
+            ("slurmd", "-D"),
+            Probe("node", node, slurm.port_of(node, options)),
+            needs=("munged", "slurmctld"),
+        )
+        for node in options.nodes
+    ]
+    return [
+        Service(
+            "slurmctld",
+            HEAD,
+            "slurm",
+            ("slurmctld", "-D", "-i"),
+            _tcp(layout.CTLD_PORT),
+            needs=("munged", "keys"),
+        ),
+        *nodes,
+        Service(
+            "slurmrestd",
+            HEAD,
+            layout.SLURMREST.name,
+            ("slurmrestd", "-s", "openapi/v0.0.38", "-a", "rest_auth/jwt", f"unix:{layout.REST_SOCKET}"),
+            Probe("unix", layout.REST_SOCKET),
+            needs=("slurmctld",),
+            # One arena: replies of some megabytes otherwise leave hundreds of megabytes behind.
+            env={"SLURM_CONF": slurm.REST_CONF, "MALLOC_ARENA_MAX": "1"},
+        ),
+    ]
+
+
+def _fileservers() -> list[Service]:
+    return [
+        Service(
+            "ganesha",
+            FILES,
+            "root",
+            (
+                "ganesha.nfsd",
+                "-F",
+                "-f",
+                fileservers.GANESHA_CONF,
+                "-L",
+                "STDERR",
+                "-p",
+                "/run/ganesha/ganesha.pid",
+            ),
+            _tcp(layout.NFS_PORT),
+            needs=("realm",),
+        ),
+        Service(
+            "smbd",
+            FILES,
+            "root",
+            ("smbd", "-F", "--no-process-group", "-s", fileservers.SMB_CONF, "--debug-stdout"),
+            _tcp(layout.SMB_PORT),
+            needs=("realm",),
+        ),
+    ]
+
+
+def _ours(options: Options) -> list[Service]:
+    services = []
+    for program in ours.PROGRAMS:
+        if program.name not in options.programs:
+            continue
+        hosts = options.nodes if program.on_nodes else (HEAD,)
+        for host in hosts:
+            services.append(
+                Service(
+                    f"{program.name}@{host}" if program.on_nodes else program.name,
+                    host,
+                    program.user,
+                    (layout.PYTHON, "-m", "hipercow_slurm", program.name, "--config", program.config),
+                    Probe("unix", program.socket) if program.socket else _tcp(program.port),
+                    needs=program.needs,
+                )
+            )
+    return services

@@ -1,0 +1,118 @@
+"""Slurm's configuration: slurmctld on the head, one slurmd per node host, slurmrestd as a user of its own.
+
+The values are measured in this version (22.05): PrologFlags=Alloc so that every node of a job gets its ticket at
+allocation; batch_sched_delay=0 so that a submit starts in under a second; slurmctld knows only public keys.
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+from pathlib import Path
+
+from hipercow_slurm.testing.sandbox import layout
+from hipercow_slurm.testing.sandbox.hosts import Program, Tree
+from hipercow_slurm.testing.sandbox.layout import Options
+
+MIN_JOB_AGE_S = 300
+JWKS = "/etc/slurm/jwks.json"
+REST_CONF = "/etc/slurm/slurmrestd.conf"
+
+_COMMON = f"""\
+ClusterName=sandbox
+SlurmctldHost={layout.HEAD}(127.0.0.1)
+SlurmctldPort={layout.CTLD_PORT}
+SlurmUser=slurm
+"""
+
+_SLURM_CONF = f"""\
+{_COMMON}SlurmdUser=root
+AuthType=auth/munge
+CredType=cred/munge
+AuthInfo=socket={layout.MUNGE_SOCKET}
+AuthAltTypes=auth/jwt
+AuthAltParameters=jwks={JWKS}
+StateSaveLocation=/var/lib/slurm/slurmctld
+SlurmdSpoolDir=/var/spool/slurmd
+SlurmctldPidFile=/run/slurm/slurmctld.pid
+SlurmdPidFile=/run/slurm/slurmd.pid
+LogTimeFormat=iso8601_ms
+# The machine may have no cgroups to give away: plain process tracking, no accounting.
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+JobAcctGatherType=jobacct_gather/none
+SelectType=select/cons_tres
+SelectTypeParameters=CR_Core
+MpiDefault=none
+MailProg=/usr/bin/true
+ReturnToService=2
+SlurmdParameters=config_overrides
+PlugStackConfig=/etc/slurm/plugstack.conf
+PrologFlags=Alloc
+SchedulerParameters=batch_sched_delay=0,sched_interval=1
+DisableRootJobs=YES
+PrivateData=jobs
+MinJobAge={MIN_JOB_AGE_S}
+InactiveLimit=0
+KillWait=5
+"""
+
+# The multiple-slurmd build wants to make cgroup folders even where none of its plugins is used.
+_CGROUP_CONF = "CgroupPlugin=cgroup/v1\nCgroupAutomount=no\n"
+
+_NODE = (
+    "NodeName={node} NodeHostname={node} NodeAddr=127.0.0.1 Port={port} "
+    "CPUs=4 Sockets=1 CoresPerSocket=4 ThreadsPerCore=1 RealMemory=8000 State=UNKNOWN\n"
+)
+
+
+def port_of(node: str, options: Options) -> int:
+    """Nodes share one address, so each slurmd has a port of its own."""
+    return layout.SLURMD_PORT + options.nodes.index(node)
+
+
+def write_config(tree: Tree, options: Options, program: Program) -> None:
+    """slurm.conf and its companions on Slurm's hosts, and the folders Slurm and munge write to."""
+    nodes = "".join(_NODE.format(node=node, port=port_of(node, options)) for node in options.nodes)
+    partition = f"PartitionName=main Nodes={','.join(options.nodes)} Default=YES MaxTime=INFINITE State=UP\n"
+    slurm = pwd.getpwnam("slurm")
+    for host in options.slurm_hosts:
+        etc = tree.etc(host) / "slurm"
+        etc.mkdir()
+        (etc / "slurm.conf").write_text(_SLURM_CONF + nodes + partition)
+        (etc / "cgroup.conf").write_text(_CGROUP_CONF)
+        (etc / "plugstack.conf").write_text(_plugstack(options, program))
+        for part in ("lib/slurm", "log/slurm"):
+            _own(tree.var(host) / part, slurm.pw_uid, slurm.pw_gid, 0o755)
+    head = layout.HEAD
+    _own(tree.var(head) / "lib/slurm/slurmctld", slurm.pw_uid, slurm.pw_gid, 0o700)
+    # slurmrestd carries users' tokens to slurmctld; with a configuration of its own it needs no munge and no key.
+    (tree.etc(head) / "slurm/slurmrestd.conf").write_text(f"{_COMMON}AuthType=auth/jwt\n")
+    _munge(tree)
+
+
+def _plugstack(options: Options, program: Program) -> str:
+    """Our plugin with its arguments; nothing where it is not built or where nobody would answer it."""
+    if not program.plugin.exists() or not {"agent", "auksd"} & set(options.programs):
+        return ""
+    return (
+        f"required {layout.PROGRAM}/{program.plugin.name} socket={layout.AGENT_SOCKET} timeout_ms=5000 "
+        f"uploader=/usr/local/bin/hipercow-slurm minimum_uid=1000\n"
+    )
+
+
+def _munge(tree: Tree) -> None:
+    munge = pwd.getpwnam("munge")
+    _own(tree.munge, munge.pw_uid, munge.pw_gid, 0o755)
+    _own(tree.var(layout.HEAD) / "lib/munge", munge.pw_uid, munge.pw_gid, 0o711)
+    _own(tree.etc(layout.HEAD) / "munge", munge.pw_uid, munge.pw_gid, 0o700)
+    key = tree.etc(layout.HEAD) / "munge/munge.key"
+    key.write_bytes(os.urandom(128))
+    key.chmod(0o400)
+    os.chown(key, munge.pw_uid, munge.pw_gid)
+
+
+def _own(path: Path, uid: int, gid: int, mode: int) -> None:
+    path.mkdir(exist_ok=True)
+    os.chown(path, uid, gid)
+    path.chmod(mode)

@@ -1,0 +1,117 @@
+"""A hop goes away in mid-job and comes back: the job must not notice. Real parts, really stopped."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from hipercow_slurm.testing.sandbox import Sandbox
+
+from fix_sandbox import TICKET_LIFE_S
+from hipercow_slurm.testing.story import Laptop, Operator, eventually, reader
+
+pytestmark = pytest.mark.e2e
+
+ALICE = 5001
+OUTAGE_S = 20
+JOB_S = TICKET_LIFE_S + 25
+
+
+@pytest.fixture(scope="module")
+def alice(sandbox: Sandbox) -> Laptop:
+    laptop = Laptop(sandbox, "alice")
+    laptop.login()
+    return laptop
+
+
+@pytest.fixture(scope="module")
+def operator(sandbox: Sandbox) -> Operator:
+    return Operator(sandbox)
+
+
+def fresher(operator: Operator, node: str, job_id: int, than: int) -> int:
+    """Wait until the job's ccache ends later than ``than``; the new endtime."""
+
+    def probe() -> int:
+        endtime = operator.ccache(node, ALICE, job_id).get("endtime", 0)
+        return endtime if endtime > than else 0
+
+    return eventually(f"a fresher ticket for job {job_id} on {node}", probe, within_s=TICKET_LIFE_S + 10)
+
+
+def start(alice: Laptop, operator: Operator) -> tuple[int, str, int]:
+    """A reading job that outlives a ticket: its id, its node, and the first ticket's endtime."""
+    job_id = alice.submit(reader(JOB_S), "-t", "5")
+    node = operator.job_runs(job_id)["NodeList"]
+    seen = eventually("its ccache", lambda: (s := operator.ccache(node, ALICE, job_id))["exists"] and s, within_s=10)
+    return job_id, node, seen["endtime"]
+
+
+def succeeded(alice: Laptop, job_id: int) -> None:
+    job = alice.ended(job_id, within_s=JOB_S + 40)
+    output = alice.logs(job_id)
+    assert job["state"] == "COMPLETED" and "failed=0" in output, f"{job['state']}: {output}"
+
+
+def test_cache_stopped_and_back(sandbox: Sandbox, alice: Laptop, operator: Operator) -> None:
+    job_id, node, endtime = start(alice, operator)
+    sandbox.service("auksd").kill()
+    time.sleep(OUTAGE_S)
+    sandbox.service("auksd").start()
+    fresher(operator, node, job_id, endtime)
+    succeeded(alice, job_id)
+
+
+def test_kdc_stopped_and_back(sandbox: Sandbox, alice: Laptop, operator: Operator) -> None:
+    job_id, node, endtime = start(alice, operator)
+    # Right after a replacement and a read: the ccache holds a service ticket that outlives the outage.
+    endtime = fresher(operator, node, job_id, endtime)
+    time.sleep(3)
+    sandbox.service("kdc").stop()
+    time.sleep(OUTAGE_S)
+    sandbox.service("kdc").start()
+    fresher(operator, node, job_id, endtime)
+    succeeded(alice, job_id)
+
+
+def test_agent_killed_and_restarted(sandbox: Sandbox, alice: Laptop, operator: Operator) -> None:
+    job_id, node, endtime = start(alice, operator)
+    agent = sandbox.service(f"agent@{node}")
+    agent.kill()
+    time.sleep(OUTAGE_S)
+    agent.start()
+    fresher(operator, node, job_id, endtime)
+    succeeded(alice, job_id)
+    path = f"/tmp/krb5cc_{ALICE}_{job_id}"
+    eventually(f"{path} gone", lambda: path not in operator.leftovers(node), within_s=10)
+
+
+def test_job_that_ends_while_the_agent_is_down_leaves_nothing(
+    sandbox: Sandbox, alice: Laptop, operator: Operator
+) -> None:
+    job_id = alice.submit("#!/bin/bash\nsleep 6\n", "-t", "2")
+    node = operator.job_runs(job_id)["NodeList"]
+    agent = sandbox.service(f"agent@{node}")
+    agent.kill()
+    operator.job_ended(job_id, within_s=60)
+    agent.start()
+    path = f"/tmp/krb5cc_{ALICE}_{job_id}"
+    eventually(f"{path} gone", lambda: path not in operator.leftovers(node), within_s=45)
+
+
+def test_signer_down_is_said_and_leaves_no_job(sandbox: Sandbox, operator: Operator) -> None:
+    laptop = Laptop(sandbox, "bob")
+    laptop.login()
+    sandbox.service("signer").stop()
+    try:
+        refused = laptop.attempt("submit", "--json", "--wrap", "true")
+    finally:
+        sandbox.service("signer").start()
+    assert refused.returncode != 0, refused.stdout
+    assert "Traceback" not in refused.stderr and "signer" in refused.stderr, refused.stderr
+    assert laptop.submit("#!/bin/bash\ntrue\n", "-t", "1") > 0, "the service did not recover"
+
+
+def test_slurmrestd_restart_is_survived(sandbox: Sandbox, alice: Laptop) -> None:
+    sandbox.service("slurmrestd").restart()
+    assert alice.submit("#!/bin/bash\ntrue\n", "-t", "1") > 0

@@ -1,0 +1,144 @@
+"""A real auksd process in a real realm, for tests to talk to, stop and kill.
+
+The accounts are ones every Debian has: who owns a credential is decided by getpwnam, and that is not replaced here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pwd
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from hipercow_slurm.client.auks import AuksClient, Limits, Server
+from hipercow_slurm.krb5 import creds
+from hipercow_slurm.testing.realm import Realm
+from hipercow_slurm.values import KrbCred
+
+PASSWORD = "pass word 1"
+SERVICE = "auks/head.test"
+USERS = ("games", "news", "backup")
+NOBODY = "nosuchaccount"  # a principal without a local account
+START_S = 15.0
+
+ACL = r"""
+rule { principal = ^host/[a-z0-9.]+@REALM\.TEST$ ; host = * ; role = admin ; }
+rule { principal = ^backup@REALM\.TEST$ ; host = * ; role = guest ; }
+rule { principal = ^(games|news|nosuchaccount)@REALM\.TEST$ ; host = * ; role = user ; }
+"""
+
+
+def uid_of(name: str) -> int:
+    return pwd.getpwnam(name).pw_uid
+
+
+@contextlib.contextmanager
+def make_realm(folder: Path, **options: str) -> Iterator[Realm]:
+    """A realm with the users, a node and the cache's service; keytabs beside it."""
+    with Realm(folder / "realm", **options) as realm:
+        for user in (*USERS, NOBODY, "stranger"):
+            realm.add_user(user, PASSWORD)
+        for service in (SERVICE, "host/node.test"):
+            realm.add_service(service)
+        realm.keytab(folder / "auksd.keytab", SERVICE)
+        realm.keytab(folder / "node.keytab", "host/node.test")
+        with realm.activated():
+            yield realm
+
+
+def login(folder: Path, user: str, **options: int) -> KrbCred:
+    """A TGT of ``user``."""
+    keytab = str(folder / "auksd.keytab")
+    return creds.password_tgt(user, bytearray(PASSWORD.encode()), keytab=keytab, service=SERVICE, **options)
+
+
+class Auksd:
+    """One auksd: its files under ``folder``, its keytab from ``realm_folder``.
+
+    Args:
+        extra: further lines for section [auksd]; ``renew``: lines of section [renew].
+    """
+
+    def __init__(self, folder: Path, realm_folder: Path, *, extra: str = "", renew: str = "") -> None:
+        self.folder = folder
+        folder.mkdir(exist_ok=True)
+        self.port = 0
+        self.process: subprocess.Popen[bytes] | None = None
+        (folder / "auksd.acl").write_text(ACL)
+        self.key_file = folder / "auksd.key"
+        self.key_file.write_text(os.urandom(32).hex())
+        self.key_file.chmod(0o600)
+        with socket.socket() as sock:
+            sock.bind(("127.0.0.1", 0))
+            self.port = sock.getsockname()[1]
+        self.config = folder / "auksd.toml"
+        self.config.write_text(
+            f"""[auksd]
+listen = "127.0.0.1:{self.port}"
+principal = "{SERVICE}@REALM.TEST"
+keytab = "{realm_folder / "auksd.keytab"}"
+acl = "{folder / "auksd.acl"}"
+store = "{folder / "creds.db"}"
+key_file = "{self.key_file}"
+{extra}
+[renew]
+{renew}
+"""
+        )
+
+    @property
+    def log(self) -> str:
+        return (self.folder / "auksd.log").read_text(errors="replace")
+
+    @property
+    def server(self) -> Server:
+        return Server("127.0.0.1", f"{SERVICE}@REALM.TEST", self.port)
+
+    def client(self, **limits: float) -> AuksClient:
+        return AuksClient([self.server], limits=Limits(**{"rounds": 1, "read_s": 5.0, **limits}))
+
+    def start(self) -> Auksd:
+        """Start it and wait until it listens."""
+        already = len(self.lines("auksd.listening"))
+        with (self.folder / "auksd.log").open("ab") as log:
+            command = [sys.executable, "-m", "hipercow_slurm", "auksd", "--config", str(self.config)]
+            self.process = subprocess.Popen(command, stdout=log, stderr=log)
+        end = time.monotonic() + START_S
+        while len(self.lines("auksd.listening")) == already:
+            assert self.process.poll() is None, f"auksd ended with {self.process.returncode}:\n{self.log}"
+            assert time.monotonic() < end, f"auksd does not listen after {START_S} s:\n{self.log}"
+            time.sleep(0.01)
+        return self
+
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
+        """Send a signal and wait for the end; the exit code."""
+        assert self.process is not None
+        with contextlib.suppress(ProcessLookupError):
+            self.process.send_signal(number)
+        return self.process.wait(10)
+
+    def kill(self) -> None:
+        self.stop(signal.SIGKILL)
+
+    def lines(self, event: str, **fields: object) -> list[str]:
+        """Log lines of an event with these fields."""
+        if not (self.folder / "auksd.log").exists():
+            return []
+        wanted = [f"event={event}", *(f"{key}={value}" for key, value in fields.items())]
+        return [
+            line for line in self.log.splitlines() if all(re.search(rf"\b{re.escape(w)}(\s|$)", line) for w in wanted)
+        ]
+
+    def __enter__(self) -> Auksd:
+        return self.start()
+
+    def __exit__(self, *_: object) -> None:
+        if self.process is not None and self.process.poll() is None:
+            self.stop(signal.SIGKILL)

@@ -1,0 +1,186 @@
+"""The plugin without Slurm: one text file per case in ``scripts/``, run by a fake host under the sanitizers.
+
+A script has sections: ``[plugstack]`` the arguments of the plugin's line; ``[host]`` what the fake host is told before
+the hooks are called (commands of fakehost.c); ``[agent]`` ``REQUEST -> REPLY`` for each connection in turn, where
+REPLY is text or one of ``(silent)`` ``(close)`` ``(drip)`` ``(endless)`` ``(empty)``, or the word ``foreign`` alone:
+an agent of another user; ``[uploader]`` the shell script to use as uploader; ``[calls]`` the hooks; ``[expect]``
+everything the host prints, in order; ``[limits]`` ``at_least_ms`` and ``at_most_ms``. ``@SOCKET@``, ``@UPLOADER@``
+and ``@DIR@`` are replaced.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import threading
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+SOURCE = HERE.parents[1] / "spank"
+SCRIPTS = sorted((HERE / "scripts").glob("*.txt"))
+
+
+@dataclass
+class Built:
+    host: Path
+    plugin: Path
+
+
+@pytest.fixture(scope="session")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
+    """Plugin and host under address and undefined-behaviour sanitizers."""
+    out = tmp_path_factory.mktemp("spank")
+    out.chmod(0o755)  # some scripts go on as another user
+    sanitize = "-O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all"
+    run = ["make", "-s", "-C", str(SOURCE), f"OUT={out}", f"CFLAGS={sanitize}"]
+    made = subprocess.run(run, capture_output=True, text=True)
+    assert made.returncode == 0 and made.stdout + made.stderr == "", f"{made.stdout}{made.stderr}"
+    host = ["gcc", *sanitize.split(), "-Wall", "-Wextra", "-rdynamic", str(HERE / "fakehost.c")]
+    made = subprocess.run([*host, "-o", str(out / "fakehost")], capture_output=True, text=True)
+    assert made.returncode == 0 and made.stderr == "", made.stderr
+    return Built(out / "fakehost", out / "hipercow_slurm.so")
+
+
+def sections(text: str) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    lines: list[str] = []
+    for line in text.splitlines():
+        if line.startswith("#"):
+            continue
+        if line.startswith("[") and line.endswith("]"):
+            lines = found.setdefault(line[1:-1], [])
+        elif line.strip():
+            lines.append(line)
+    return found
+
+
+@dataclass
+class FakeAgent:
+    """Listens at ``path`` and plays one line of the script per connection."""
+
+    path: Path
+    script: list[str]
+    problems: list[str] = field(default_factory=list)
+
+    def start(self) -> None:
+        foreign = self.script[:1] == ["foreign"]
+        listener = socket.socket(socket.AF_UNIX)
+        listener.bind(str(self.path))
+        self.path.chmod(0o666)
+        if foreign:  # SO_PEERCRED of a client shows who called listen
+            os.seteuid(65534)
+        try:
+            listener.listen()
+        finally:
+            os.seteuid(0)
+        script = self.script[foreign:]
+        threading.Thread(target=self._play, args=(listener, script), daemon=True).start()
+
+    def _play(self, listener: socket.socket, script: list[str]) -> None:
+        for line in script:
+            request, reply = line.split(" -> ")
+            connection, _ = listener.accept()
+            with connection:
+                got = connection.makefile("rb").readline().decode()
+                if got != request + "\n" and self.script[0] != "foreign":
+                    self.problems.append(f"asked {got!r}, not {request!r}")
+                try:
+                    self._answer(connection, reply)
+                except OSError:
+                    pass  # the plugin's deadline was over
+
+    @staticmethod
+    def _answer(connection: socket.socket, reply: str) -> None:
+        if reply == "(silent)":
+            time.sleep(1.5)
+        elif reply in ("(drip)", "(endless)"):
+            for _ in range(2000):
+                connection.sendall(b"x" if reply == "(drip)" else b"x" * 100)
+                time.sleep(0.001)
+        elif reply != "(close)":
+            reply = reply.replace("(empty)", "")
+            for byte in reply.encode().decode("unicode_escape").encode() + b"\n":
+                connection.sendall(bytes([byte]))  # the plugin must put pieces together
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=[path.stem for path in SCRIPTS])
+def test_script(script: Path, built: Built, tmp_path: Path) -> None:
+    places = {"@SOCKET@": tmp_path / "agent.sock", "@UPLOADER@": tmp_path / "uploader", "@DIR@": tmp_path}
+    text = script.read_text()
+    for name, place in places.items():
+        text = text.replace(name, str(place))
+    case = sections(text)
+    for parent in (tmp_path, tmp_path.parent, tmp_path.parent.parent):
+        parent.chmod(0o755)
+    places["@UPLOADER@"].write_text("#!/bin/sh\n" + "\n".join(case.get("uploader", [])) + "\n")
+    places["@UPLOADER@"].chmod(0o755)
+    agent = FakeAgent(places["@SOCKET@"], case.get("agent", []))
+    if "agent" in case:
+        agent.start()
+    commands = [f"arg {word}" for line in case.get("plugstack", []) for word in line.split()]
+    commands += case.get("host", []) + [f"call {hook}" for hook in case["calls"]]
+    started = time.monotonic()
+    done = subprocess.run(
+        [str(built.host), str(built.plugin)],
+        input="\n".join(commands) + "\n",
+        capture_output=True,
+        text=True,
+        timeout=20,
+        env={"PATH": "/usr/bin:/bin", "ASAN_OPTIONS": "detect_leaks=1"},
+    )
+    took_ms = (time.monotonic() - started) * 1000
+    evidence = f"\n--- stdout\n{done.stdout}--- stderr\n{done.stderr}"
+    assert done.stdout.splitlines() == case["expect"], f"{script.name}: not what was expected{evidence}"
+    assert done.returncode == 0, f"{script.name}: a sanitizer complained{evidence}"
+    assert not agent.problems, f"{script.name}: {agent.problems}{evidence}"
+    limits = dict(line.split("=") for line in case.get("limits", []))
+    assert took_ms <= float(limits.get("at_most_ms", 5000)), f"took {took_ms:.0f} ms, {limits}"
+    assert took_ms >= float(limits.get("at_least_ms", 0)), f"took {took_ms:.0f} ms, {limits}"
+
+
+def test_every_hook_exported_and_nothing_else(built: Built) -> None:
+    listed = subprocess.run(
+        ["nm", "-D", "--defined-only", str(SOURCE / "hipercow_slurm.so")], capture_output=True, text=True, check=True
+    ).stdout
+    names = {line.split()[-1] for line in listed.splitlines()}
+    wanted = {"plugin_name", "plugin_type", "plugin_version", "spank_plugin_version"}
+    hooks = ("init", "init_post_opt", "job_prolog", "job_epilog", "task_init_privileged")
+    assert names == wanted | {f"slurm_spank_{hook}" for hook in hooks}, f"exported: {sorted(names)}"
+
+
+def test_make_is_silent_and_does_nothing_when_up_to_date() -> None:
+    first = subprocess.run(["make", "-s", "-C", str(SOURCE)], capture_output=True, text=True)
+    stamp = (SOURCE / "hipercow_slurm.so").stat()
+    again = subprocess.run(["make", "-s", "-C", str(SOURCE)], capture_output=True, text=True)
+    assert (first.returncode, first.stdout + first.stderr) == (0, ""), first
+    assert (again.returncode, again.stdout + again.stderr) == (0, ""), again
+    assert (SOURCE / "hipercow_slurm.so").stat().st_ino == stamp.st_ino, "it was built again"
+
+
+def test_valgrind_finds_nothing(tmp_path: Path) -> None:
+    """The library as it is shipped, not the sanitizers' build: one whole life of a job on a node."""
+    subprocess.run(["make", "-C", str(SOURCE)], check=True)
+    assert shutil.which("valgrind"), "valgrind is one of the packages the set-up installs"
+    host = tmp_path / "fakehost"
+    subprocess.run(["gcc", "-g", "-rdynamic", str(HERE / "fakehost.c"), "-o", str(host)], check=True)
+    agent = FakeAgent(
+        tmp_path / "agent.sock",
+        ["start 42 5001 5001 -> ok FILE:/tmp/x", "ccache 42 5001 5001 -> none warn FILE:/tmp/x no", "end 42 -> ok"],
+    )
+    agent.start()
+    commands = [f"arg socket={tmp_path}/agent.sock", "context remote"]
+    commands += ["item job 42", "item uid 5001", "item gid 5001", "item step 0xfffffffb", "item task 0"]
+    commands += [f"call {hook}" for hook in ("job_prolog", "init_post_opt", "task_init_privileged", "job_epilog")]
+    done = subprocess.run(
+        ["valgrind", "-q", "--leak-check=full", "--error-exitcode=9", "--track-fds=yes", str(host),
+         str(SOURCE / "hipercow_slurm.so")],
+        input="\n".join(commands) + "\n", capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "setenv KRB5CCNAME=FILE:/tmp/x" in done.stdout and not agent.problems, f"{done.stdout}{agent.problems}"
