@@ -178,14 +178,14 @@ int slurm_spank_task_init_privileged(spank_t spank, int ac, char **av)
 
 int slurm_spank_job_epilog(spank_t spank, int ac, char **av)
 {
-    char request[32], reply[AGENT_REPLY_SIZE];
+    char request[48], reply[AGENT_REPLY_SIZE];
     struct settings settings;
     struct job job;
 
     settings_read(&settings, ac, av);
     if (job_of(spank, &job) || job.uid < settings.minimum_uid)
         return 0;
-    snprintf(request, sizeof request, "end %u\n", job.id);
+    snprintf(request, sizeof request, "end %u %u\n", job.id, (unsigned)job.uid);
     if (agent_call(settings.socket, settings.timeout_ms, request, reply) || strcmp(reply, "ok"))
         slurm_error("hipercow-slurm: the agent was not told that job %u ended: %s", job.id, reply);
     return 0;

@@ -57,6 +57,8 @@ server = "files.localhost"
 export = "/home"
 [limits]
 failed_login_s = 0.3
+login_workers = 2
+login_queue = 2
 failures_per_address = 200
 request_body_s = 1.5
 request_headers_s = 2.0

@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -37,8 +38,6 @@ class Agent:
         folder.mkdir(exist_ok=True)
         self.tmp.mkdir()
         self.tmp.chmod(0o1777)
-        for parent in (folder, folder.parent):
-            parent.chmod(0o755)  # users of the tests must reach the socket and their ccaches
         self.socket = folder / "agent.sock"
         self.process: subprocess.Popen[bytes] | None = None
         values: dict[str, object] = {
@@ -168,10 +167,12 @@ class Site:
         return Agent(self.folder / name, [self.auksd.server], **{"keytab": str(self.folder / "node.keytab")} | settings)
 
 
-def make_site(folder: Path, **realm_options: str) -> Iterator[Site]:
-    """One at a time: this process lives in its realm."""
-    folder.chmod(0o755)
-    with make_realm(folder, **realm_options) as realm:
-        (folder / "realm").chmod(0o755)  # users of the tests read krb5.conf
-        with Auksd(folder / "auksd", folder, renew="margin_s = 1.0") as auksd:
-            yield Site(folder, realm, auksd)
+def make_site(**realm_options: str) -> Iterator[Site]:
+    """One at a time: this process lives in its realm. The tests' users reach it (not so pytest's own folders)."""
+    with tempfile.TemporaryDirectory(prefix="hipercow-slurm-agent-") as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        with make_realm(folder, **realm_options) as realm:
+            (folder / "realm").chmod(0o755)
+            with Auksd(folder / "auksd", folder, renew="margin_s = 1.0") as auksd:
+                yield Site(folder, realm, auksd)

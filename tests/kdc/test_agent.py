@@ -21,8 +21,8 @@ GAMES, NEWS = uid_of("games"), uid_of("news")
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    yield from make_site(tmp_path_factory.mktemp("agent"))
+def site() -> Iterator[Site]:
+    yield from make_site()
 
 
 def test_a_job_gets_a_ticket_that_works_and_loses_it(site: Site) -> None:

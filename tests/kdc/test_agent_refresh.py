@@ -18,8 +18,8 @@ LIFE_S = 8
 
 
 @pytest.fixture(scope="module")
-def quick(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    yield from make_site(tmp_path_factory.mktemp("agent-quick"), max_life=f"{LIFE_S}s", max_renew="10m")
+def quick() -> Iterator[Site]:
+    yield from make_site(max_life=f"{LIFE_S}s", max_renew="10m")
 
 
 def watch(agent: Agent, uid: int, job_id: int, stop: threading.Event, bad: list[str]) -> None:

@@ -6,6 +6,7 @@ import signal
 import sqlite3
 import subprocess
 import time
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 
 import pytest
@@ -264,6 +265,23 @@ def test_login_needs_the_cache(box):
     with box.without("auksd"):
         answer = attempt(box, "alice", box.passwords["alice"])
     assert answer.status_code == 503 and int(answer.headers["Retry-After"]) > 0, answer.text
+
+
+def test_logins_beyond_the_queue_are_sent_away_at_once(box):
+    """Two workers and two places to wait: with a KDC that hangs, the rest is told to come back, and nobody is lost."""
+    box.realm.pause()
+    try:
+        with ThreadPoolExecutor(8) as threads:
+            asked = [threads.submit(attempt, box, "alice", box.passwords["alice"]) for _ in range(8)]
+            done, waiting = wait(asked, timeout=1.0)
+            assert [one.result().status_code for one in done] == [429] * 4
+            assert {one.result().json()["code"] for one in done} == {"too-many-logins"}
+            with box.client() as client:
+                assert client.get("/v1/ticket").status_code == 401, "everything else goes on"
+            box.realm.resume()
+            assert [one.result().status_code for one in waiting] == [201] * 4, "a hanging KDC is no failed login"
+    finally:
+        box.realm.resume()
 
 
 def test_kdc_down_is_said(box):

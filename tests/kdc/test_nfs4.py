@@ -152,6 +152,30 @@ print(json.dumps([size, written, tail[0].hex(), beyond[0].hex(), beyond[1], stre
     assert (box.dir / "data" / "alice" / "copy").read_bytes() == bytes(range(256)) * 8192 + b"end"
 
 
+def test_a_file_that_grows_behind_the_server_s_back(box: NfsBox) -> None:
+    """As job output does where nodes write to the share's disk directly: ganesha remembers sizes for a minute."""
+    real = box.dir / "data" / "alice" / "growing"
+    real.write_bytes(b"one ")
+    assert read_at(box, "growing", 0, 4, 9) == [["one ", 4], ["", 4], ["", 4]]
+    with real.open("ab") as file:
+        file.write(b"two")
+    assert read_at(box, "growing", 4, 7, 0) == [["two", 7], ["", 7], ["one two", 7]]
+    real.write_bytes(b"x")
+    assert read_at(box, "growing", 7)[0][1] < 7, "the file has become shorter, and that must show"
+
+
+def read_at(box: NfsBox, name: str, *offsets: int) -> object:
+    """What is read at each offset, and the size that is told with it."""
+    return python(
+        box,
+        f"""
+with Client(server) as client:
+    found = [client.read("/data/alice/{name}", offset=at, limit=100) for at in {offsets!r}]
+print(json.dumps([[data.decode(), size] for data, size in found]))
+""",
+    )
+
+
 def test_every_changed_byte_of_a_reply_is_noticed(box: NfsBox) -> None:
     """A man in the middle flips one bit of the server's last answer, at every position in turn: krb5p, krb5i."""
     code = """

@@ -14,8 +14,10 @@ import os
 import shutil
 import socket
 import subprocess
+import tempfile
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -32,11 +34,18 @@ class Built:
     plugin: Path
 
 
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """A folder other users can enter (not so pytest's own): some scripts go on as one."""
+    with tempfile.TemporaryDirectory(prefix="hipercow-slurm-spank-") as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
+
+
 @pytest.fixture(scope="session")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
     """Plugin and host under address and undefined-behaviour sanitizers."""
     out = tmp_path_factory.mktemp("spank")
-    out.chmod(0o755)  # some scripts go on as another user
     sanitize = "-O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all"
     run = ["make", "-s", "-C", str(SOURCE), f"OUT={out}", f"CFLAGS={sanitize}"]
     made = subprocess.run(run, capture_output=True, text=True)
@@ -110,14 +119,12 @@ class FakeAgent:
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=[path.stem for path in SCRIPTS])
-def test_script(script: Path, built: Built, tmp_path: Path) -> None:
-    places = {"@SOCKET@": tmp_path / "agent.sock", "@UPLOADER@": tmp_path / "uploader", "@DIR@": tmp_path}
+def test_script(script: Path, built: Built, folder: Path) -> None:
+    places = {"@SOCKET@": folder / "agent.sock", "@UPLOADER@": folder / "uploader", "@DIR@": folder}
     text = script.read_text()
     for name, place in places.items():
         text = text.replace(name, str(place))
     case = sections(text)
-    for parent in (tmp_path, tmp_path.parent, tmp_path.parent.parent):
-        parent.chmod(0o755)
     places["@UPLOADER@"].write_text("#!/bin/sh\n" + "\n".join(case.get("uploader", [])) + "\n")
     places["@UPLOADER@"].chmod(0o755)
     agent = FakeAgent(places["@SOCKET@"], case.get("agent", []))
@@ -171,7 +178,7 @@ def test_valgrind_finds_nothing(tmp_path: Path) -> None:
     subprocess.run(["gcc", "-g", "-rdynamic", str(HERE / "fakehost.c"), "-o", str(host)], check=True)
     agent = FakeAgent(
         tmp_path / "agent.sock",
-        ["start 42 5001 5001 -> ok FILE:/tmp/x", "ccache 42 5001 5001 -> none warn FILE:/tmp/x no", "end 42 -> ok"],
+        ["start 42 5001 5001 -> ok FILE:/tmp/x", "ccache 42 5001 5001 -> none warn FILE:/tmp/x no", "end 42 5001 -> ok"],
     )
     agent.start()
     commands = [f"arg socket={tmp_path}/agent.sock", "context remote"]

@@ -1,16 +1,12 @@
-"""What is refused before Slurm sees it; node lists; output patterns."""
+"""What is refused before Slurm sees it, and output patterns."""
 
 from __future__ import annotations
 
-import re
-
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from hipercow_slurm.errors import InternalError, RequestError
-from hipercow_slurm.slurm import hostlist, outputs
+from hipercow_slurm.errors import RequestError
+from hipercow_slurm.slurm import outputs
 from hipercow_slurm.slurm.check import check
 from hipercow_slurm.slurm.model import JobSpec
 
@@ -91,36 +87,6 @@ def test_refused(changes: dict[str, object], words: str) -> None:
         check(replace(GOOD, **changes))
     assert words in caught.value.message, caught.value.message
     assert len(caught.value.message) < 300 and "\n" not in caught.value.message
-
-
-@pytest.mark.parametrize(
-    ("text", "names"),
-    [
-        ("", ()),
-        ("c1", ("c1",)),
-        ("c[1-3]", ("c1", "c2", "c3")),
-        ("c[1-2,5],login", ("c1", "c2", "c5", "login")),
-        ("n[008-010]-ib", ("n008-ib", "n009-ib", "n010-ib")),
-        ("r[1-2]n[1-2]", ("r1n1", "r1n2", "r2n1", "r2n2")),
-    ],
-)
-def test_node_lists(text: str, names: tuple[str, ...]) -> None:
-    assert hostlist.expand(text) == names
-
-
-@pytest.mark.parametrize("text", ["c[", "c]", "c[1-", "c[a]", "c[3-1]", "c[1-999999999]", ",", "a,,b", "c[]", "c[[1]]"])
-def test_what_is_no_node_list(text: str) -> None:
-    with pytest.raises(InternalError):
-        hostlist.expand(text)
-
-
-@given(st.text(alphabet="c1-9[],ab0", max_size=30))
-def test_node_lists_never_fail_otherwise(text: str) -> None:
-    try:
-        names = hostlist.expand(text)
-    except InternalError:
-        return
-    assert all(re.fullmatch(r"[^,\[\]]+", name) for name in names), names
 
 
 def test_patterns_as_slurmstepd_fills_them() -> None:

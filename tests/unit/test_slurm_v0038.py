@@ -210,6 +210,13 @@ def test_states_and_exit_codes(
     assert (found.user, found.uid) == ("alice", 5001)
 
 
+def test_nodes_nobody_understands_are_said_so() -> None:
+    kept = json.loads((RECORDED / "job-running.json").read_text())
+    kept["body"]["jobs"][0]["nodes"] = "c[1-"
+    answer = Answer(200, "application/json", json.dumps(kept["body"]).encode(), 0.1)
+    assert refusal(v0038.read_job, answer, 6, "alice").code == "slurm-answer"
+
+
 def test_times_are_facts_not_guesses() -> None:
     done, running, limited, held = job("done"), job("running"), job("limited"), job("held")
     assert done.submit_time and done.start_time and done.end_time and done.latest_end is None, done

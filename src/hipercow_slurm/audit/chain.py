@@ -55,7 +55,7 @@ class Line:
     checked: bool  # False: it has a mac and no key was given
 
 
-class Bad(Exception):
+class LineError(Exception):
     """A line that cannot be trusted; the text says why."""
 
 
@@ -72,18 +72,18 @@ def read(line: bytes, key: bytes | None) -> Line:
     """Check one line, given without its newline.
 
     Raises:
-        Bad: it is no line of ours, or was changed, or is not sealed with ``key``.
+        LineError: it is no line of ours, or was changed, or is not sealed with ``key``.
     """
     start = max(0, len(line) - 74)  # ,"sum":"<64 hex>"}
     match = _SEAL.fullmatch(line, start)
     if match is None or len(line) > MAX_LINE:
-        raise Bad("it is not a line of an audit log")
+        raise LineError("it is not a line of an audit log")
     body, kind, seal = line[: match.start()], match[1], match[2].decode()
     if key and kind == b"sum":
-        raise Bad("it is not sealed with the key")
+        raise LineError("it is not sealed with the key")
     checked = kind == b"sum" or key is not None
     if checked and not hmac.compare_digest(seal, _digest(body, key if kind == b"mac" else None)):
-        raise Bad("its bytes are not those it was written with" + (", or the key is another" if key else ""))
+        raise LineError("its bytes are not those it was written with" + (", or the key is another" if key else ""))
     try:
         members = json.loads(line)
         return Line(
@@ -96,7 +96,7 @@ def read(line: bytes, key: bytes | None) -> Line:
             checked=checked,
         )
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise Bad("it is not a line of an audit log") from error
+        raise LineError("it is not a line of an audit log") from error
 
 
 def hash_of(data: bytes) -> str:

@@ -21,6 +21,8 @@ from hipercow_slurm.audit.chain import START, Link
 from hipercow_slurm.errors import ConfigError
 
 _TAIL = 4 * chain.MAX_LINE
+# Ends what is torn, so that it is no line even if nothing but its newline was missing: nobody was told it was noted.
+_TORN_END = b"#"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,36 +50,27 @@ class ChainFile:
         self._path = path
         self._key = key
         self._stamp = stamp
+        self.lost = 0
         self.fd = _open(path)
         try:
             tail = _tail(self.fd, path, key)
             self.last = tail.last or _end_of_older_files(path, key)
             self._torn = tail.torn
-            self.append({"verb": chain.OPENED, "result": "ok"})
+            self._write_line({"verb": chain.OPENED, "result": "ok"} | self._told())
         except BaseException:
             os.close(self.fd)
             raise
         _sync_folder(path)
 
-    def append(self, fields: dict[str, Any], *, lost: int = 0) -> Link:
-        """Write one line; before it, if anything is to be told (torn bytes, lost lines), one that tells it.
+    def append(self, fields: dict[str, Any]) -> Link:
+        """Write one line; before it, if there are torn bytes or lost lines to tell of, one that tells of them.
 
         Raises:
-            OSError: not (wholly) written; the chain is as before, and appending again later is fine.
+            OSError: not (wholly) written; the chain is good, and appending again later is fine.
         """
-        data, last = b"", self.last
-        if self._torn:
-            data = b"\n"
-        if (self._torn or lost) and fields["verb"] != chain.OPENED:
-            line, last = self._line(last, {"verb": chain.RESUMED, "result": "ok"} | self._told(lost))
-            data += line
-        elif self._torn:
-            fields = fields | self._told(lost)
-        line, last = self._line(last, fields)
-        self._write(data + line)
-        self._torn = b""
-        self.last = last
-        return last
+        if self._torn or self.lost:
+            self._write_line({"verb": chain.RESUMED, "result": "ok"} | self._told())
+        return self._write_line(fields)
 
     def reopen(self) -> None:
         """Go on in a new file if ``path`` was renamed away, else do nothing; on failure stay with the old one.
@@ -94,10 +87,9 @@ class ChainFile:
             tail = _tail(new, self._path, self._key)
             if tail != Tail(None, b""):
                 raise ConfigError(f"audit log {self._path} is new to this process but not empty; rotate by rename")
-            torn, self._torn = self._torn, b""
+            told, torn, self._torn = self._told(end=b""), self._torn, b""  # the torn bytes are in the old file
             try:
-                told = {"torn_bytes": len(torn), "torn_sha256": chain.hash_of(torn)} if torn else {}
-                self.append({"verb": chain.OPENED, "result": "ok"} | told)
+                self._write_line({"verb": chain.OPENED, "result": "ok"} | told)
             except OSError:
                 self._torn = torn
                 raise
@@ -113,14 +105,20 @@ class ChainFile:
         os.fsync(self.fd)
         os.close(self.fd)
 
-    def _line(self, after: Link, fields: dict[str, Any]) -> tuple[bytes, Link]:
-        return chain.make(after, self._stamp() | fields, self._key)
-
-    def _told(self, lost: int) -> dict[str, Any]:
-        told: dict[str, Any] = {"lost": lost} if lost else {}
+    def _told(self, end: bytes = _TORN_END) -> dict[str, Any]:
+        """What the next line has to tell: bytes that are no line, and decisions that could not be written."""
+        told: dict[str, Any] = {"lost": self.lost} if self.lost else {}
         if self._torn:
-            told |= {"torn_bytes": len(self._torn), "torn_sha256": chain.hash_of(self._torn)}
+            torn = self._torn + end
+            told |= {"torn_bytes": len(torn), "torn_sha256": chain.hash_of(torn)}
         return told
+
+    def _write_line(self, fields: dict[str, Any]) -> Link:
+        line, last = chain.make(self.last, self._stamp() | fields, self._key)
+        self._write(_TORN_END + b"\n" + line if self._torn else line)
+        self._torn, self.last = b"", last
+        self.lost -= fields.get("lost", 0)
+        return last
 
     def _write(self, data: bytes) -> None:
         size = os.fstat(self.fd).st_size
@@ -170,7 +168,7 @@ def _tail(fd: int, path: Path, key: bytes | None) -> Tail:
         begin = data.rfind(b"\n", 0, end) + 1
         try:
             return Tail(chain.read(data[begin:end], key).link, data[end + 1 :])
-        except chain.Bad:
+        except chain.LineError:
             continue
     if b"\n" not in data and size <= chain.MAX_LINE:  # empty, or a crash in its very first line
         return Tail(None, data)

@@ -196,7 +196,7 @@ def _details(job: Job) -> list[tuple[str, str]]:
         ("folder", str(job.raw.get("working_directory") or "")),
         ("output", str(job.raw.get("output") or "")),
         ("errors", str(job.raw.get("error") or "") if job.raw.get("error") != job.raw.get("output") else ""),
-        ("ticket", f"{job.credential.state}: {job.credential.sentence}".rstrip(": ")),
+        ("ticket", "" if job.ended else f"{job.credential.state}: {job.credential.sentence}".rstrip(": ")),
     ]
     return [(label, value) for label, value in rows if value]
 

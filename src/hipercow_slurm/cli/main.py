@@ -31,6 +31,7 @@ COMMANDS: dict[str, tuple[str, str | None, str]] = {
     "auksd": ("cli.operator:auksd", "server", "Run the credential cache."),
     "agent": ("cli.operator:agent", "agent", "Run the node agent."),
     "upload": ("cli.operator:upload", "agent", "Hand your own ticket to the credential cache."),
+    "audit": ("cli.audit:audit", "agent", "Check the audit logs of our programs."),
     "sandbox": ("cli.sandbox:sandbox", "server", "The project's own cluster in a box."),
 }
 

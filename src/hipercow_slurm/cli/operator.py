@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import click
@@ -112,7 +113,9 @@ def upload(ccache: str | None, config_path: Path, quiet: bool) -> None:
     help="Configuration file.",
 )
 def agent(config_path: Path) -> None:
-    """Run the node agent until it is told to stop (TERM)."""
+    """Run the node agent until it is told to stop (TERM); the tickets of running jobs stay where they are."""
+    # One per node, so it is kept small: structlog would load rich (4 MB) for a renderer that no daemon uses.
+    sys.modules["rich"] = None  # type: ignore[assignment]
     from hipercow_slurm import daemon
     from hipercow_slurm.agent import main
 

@@ -114,7 +114,7 @@ class Client:
         return found
 
     def read(self, path: str, *, offset: int = 0, limit: int | None = None) -> tuple[bytes, int]:
-        """Bytes of ``path`` from ``offset`` on, at most ``limit``; and the file's size when reading began.
+        """Bytes of ``path`` from ``offset`` on, at most ``limit``; and the file's size, at least as far as was read.
 
         Raises:
             RequestError: "no-such-file", "is-a-directory", "is-a-symlink". AccessError: "access-denied".
@@ -124,14 +124,18 @@ class Client:
             raise RequestError(f"cannot read {path} from {offset}, {limit} bytes", code="bad-request")
         handle, size = self._open_to_read(path, deadline)
         pieces: list[bytes] = []
-        left = 2**62 if limit is None else limit
+        at, left = offset, 2**62 if limit is None else limit
         while left > 0:
-            end, data = self._read(handle, offset, min(left, CHUNK), path, deadline)
+            end, data = self._read(handle, at, min(left, CHUNK), path, deadline)
             pieces.append(data)
-            offset, left = offset + len(data), left - len(data)
+            at, left = at + len(data), left - len(data)
             if end or not data:
                 break
-        return b"".join(pieces), size
+        # ganesha remembers a size for a minute: a file that grows behind its back is longer than it says. What was
+        # read is there; and if nothing was, the byte before tells whether the file ends here or has become shorter.
+        if at == offset > size and not self._read(handle, offset - 1, 1, path, deadline)[1]:
+            return b"", size
+        return b"".join(pieces), max(size, at)
 
     def stream(self, path: str, *, offset: int = 0) -> Iterator[bytes]:
         """The file's bytes from ``offset`` to its end in chunks; each chunk has its own deadline."""

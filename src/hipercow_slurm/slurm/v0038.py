@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from hipercow_slurm.errors import Error
+from hipercow_slurm.errors import Error, ProtocolError
 from hipercow_slurm.slurm import answers, hostlist, outputs
 from hipercow_slurm.slurm.answers import Answer, Refusal
 from hipercow_slurm.slurm.check import check
@@ -232,7 +232,7 @@ def _jobs(body: _Body, localname: str) -> list[Job]:
 def _job(raw: _Job) -> Job:
     ended = raw.job_state in ENDED
     pending = raw.job_state == "PENDING"
-    nodes = () if pending else hostlist.expand(raw.nodes or "")
+    nodes = () if pending else _nodes(raw.nodes or "")
     code, signal = _outcome(raw) if ended and nodes else (None, None)
     # For a pending job start and end are slurmctld's guesses (or NO_VAL arithmetic), not facts.
     start = None if pending else raw.start_time or None
@@ -273,6 +273,13 @@ def _job(raw: _Job) -> Job:
         array_job_id=raw.array_job_id or None,
         array_task_id=raw.array_task_id if is_array else None,
     )
+
+
+def _nodes(text: str) -> tuple[str, ...]:
+    try:
+        return tuple(hostlist.expand(text))
+    except ProtocolError as error:
+        raise answers.unreadable(f"with unexpected nodes: {error.message}") from error
 
 
 def _outcome(raw: _Job) -> tuple[int | None, int | None]:

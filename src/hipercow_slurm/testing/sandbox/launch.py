@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from hipercow_slurm.errors import ConfigError, UnavailableError
@@ -32,6 +33,14 @@ _PROGRAMS = {
 }
 
 
+# The same for packages that bring a plugin only; below /usr/lib/ARCHITECTURE.
+_PLUGINS = {
+    "slurm-wlm/auth_jwt.so": "slurm-wlm-jwt-plugin",
+    "slurm-wlm/select_cons_tres.so": "slurm-wlm-basic-plugins",
+    "ganesha/libfsalvfs.so": "nfs-ganesha-vfs",
+}
+
+
 def check_machine() -> None:
     """Whether a sandbox can run here.
 
@@ -41,10 +50,11 @@ def check_machine() -> None:
     if os.geteuid() != 0:
         raise ConfigError("the sandbox needs root: it makes namespaces and accounts of its own", code="not-root")
     path = os.environ.get("PATH", "") + ":/usr/sbin:/sbin:/usr/bin:/bin"
-    missing = sorted({package for name, package in _PROGRAMS.items() if not shutil.which(name, path=path)})
+    missing = {package for name, package in _PROGRAMS.items() if not shutil.which(name, path=path)}
+    missing |= {package for name, package in _PLUGINS.items() if not list(Path("/usr/lib").glob(f"*/{name}"))}
     if missing:
         raise ConfigError(
-            f"the sandbox needs the Debian packages {' '.join(missing)}",
+            f"the sandbox needs the Debian packages {' '.join(sorted(missing))}",
             code="package-missing",
             hint="tools/setup.sh installs everything; make demo and make test call it",
         )

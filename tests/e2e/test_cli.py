@@ -1,0 +1,46 @@
+"""The users' commands on the real cluster, where it matters that jobs take time and output grows."""
+
+from __future__ import annotations
+
+import pytest
+
+from hipercow_slurm.testing.sandbox import Sandbox
+from hipercow_slurm.testing.story import Laptop
+
+pytestmark = pytest.mark.e2e
+
+SCRIPT = """\
+#!/bin/bash
+#SBATCH -J from-script -t 2
+#SBATCH -o %x-%j.out
+for i in 1 2 3; do echo line $i; sleep 1; done
+exit 7
+"""
+
+
+@pytest.fixture(scope="module")
+def alice(sandbox: Sandbox) -> Laptop:
+    laptop = Laptop(sandbox, "alice")
+    laptop.login()
+    return laptop
+
+
+def test_submit_waits_and_ends_as_the_job_did(alice: Laptop) -> None:
+    """Directives count, the exit status is the job's, and its output is where the script said."""
+    done = alice.attempt("submit", "--wait", "-", input=SCRIPT, timeout=60)
+    assert done.returncode == 7, done.stderr
+    assert done.stderr.splitlines()[-1].endswith("FAILED"), done.stderr
+    assert "#SBATCH" not in done.stderr, "the directives were read; a warning that they are not is wrong"
+    job_id = int(done.stdout.split()[-1])
+    job = alice.show(job_id)
+    assert (job["name"], job["time_limit_min"], job["exit_code"]) == ("from-script", 2, 7), job
+    assert job["output"].endswith(f"/from-script-{job_id}.out"), job["output"]
+    assert alice.logs(job_id) == "line 1\nline 2\nline 3\n"
+
+
+def test_following_output_gives_every_line_once(alice: Laptop) -> None:
+    """The file server remembers sizes of files that nodes write on its disk directly; readers must not be misled."""
+    lines = "".join(f"line {i}\n" for i in range(1, 9))
+    job_id = alice.submit("#!/bin/bash\nfor i in 1 2 3 4 5 6 7 8; do echo line $i; sleep 1; done\n", "-t", "1")
+    assert alice.do("logs", "-f", str(job_id), timeout=60) == lines
+    assert alice.logs(job_id) == lines
