@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pytest
-from hipercow_slurm.testing.sandbox import Sandbox
 
 from fix_sandbox import TICKET_LIFE_S
+from hipercow_slurm.testing.sandbox import Sandbox
 from hipercow_slurm.testing.story import FILES, Laptop, LoginNode, Operator, eventually, reader
 
 pytestmark = pytest.mark.e2e
@@ -74,11 +74,7 @@ def test_job_runs_as_the_user_with_a_private_ccache_on_both_nodes(alice: Laptop,
     job = operator.job_runs(job_id)
     assert job["UserId"] == f"alice({ALICE})"
     for node in ("c1", "c2"):
-        seen = eventually(
-            f"ccache on {node}",
-            lambda node=node: (s := operator.ccache(node, ALICE, job_id))["exists"] and s,  # type: ignore[misc]
-            within_s=8,
-        )
+        seen = operator.installed(node, ALICE, job_id)
         assert (seen["uid"], seen["mode"], seen["regular"]) == (ALICE, "0600", True), seen
         assert seen["principal"] == "alice@SANDBOX.TEST"
     ended = alice.ended(job_id, within_s=40)
@@ -167,7 +163,7 @@ def test_job_waits_and_runs_longer_than_a_ticket_lives(
     waited = time.monotonic() - long_jobs.submitted
     time.sleep(max(0.0, LONGER_THAN_A_LIFE_S - waited))
     for job_id in (long_jobs.by_api, long_jobs.by_sbatch):
-        sandbox.run("head", ["scontrol", "release", str(job_id)])
+        operator.release(job_id)
     outputs = {}
     for job_id in (long_jobs.by_api, long_jobs.by_sbatch):
         job = operator.job_ended(job_id, within_s=LONGER_THAN_A_LIFE_S + 60)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 
 import pytest
-from hipercow_slurm.testing.sandbox import Sandbox
 
 from fix_sandbox import TICKET_LIFE_S
+from hipercow_slurm.testing.sandbox import Sandbox
 from hipercow_slurm.testing.story import Laptop, Operator, eventually, reader
 
 pytestmark = pytest.mark.e2e
@@ -31,19 +31,14 @@ def operator(sandbox: Sandbox) -> Operator:
 
 def fresher(operator: Operator, node: str, job_id: int, than: int) -> int:
     """Wait until the job's ccache ends later than ``than``; the new endtime."""
-
-    def probe() -> int:
-        endtime = operator.ccache(node, ALICE, job_id).get("endtime", 0)
-        return endtime if endtime > than else 0
-
-    return eventually(f"a fresher ticket for job {job_id} on {node}", probe, within_s=TICKET_LIFE_S + 10)
+    return operator.fresher(node, ALICE, job_id, than, within_s=TICKET_LIFE_S + 10)
 
 
 def start(alice: Laptop, operator: Operator) -> tuple[int, str, int]:
     """A reading job that outlives a ticket: its id, its node, and the first ticket's endtime."""
     job_id = alice.submit(reader(JOB_S), "-t", "5")
     node = operator.job_runs(job_id)["NodeList"]
-    seen = eventually("its ccache", lambda: (s := operator.ccache(node, ALICE, job_id))["exists"] and s, within_s=10)
+    seen = operator.installed(node, ALICE, job_id)
     return job_id, node, seen["endtime"]
 
 

@@ -236,3 +236,12 @@ def test_unseen_twice_in_a_row_after_the_grace() -> None:
     assert jobs.unseen({1, 3}, 220) == [], "a job that is back counts from the start"
     assert [one.job_id for one in jobs.unseen(set(), 280)] == [2]
     assert [one.job_id for one in jobs.unseen({2}, 340)] == [1, 3]
+
+
+def test_clock_set_back_by_an_hour() -> None:
+    """A node without a battery clock gets its time some seconds after boot."""
+    jobs = table()
+    jobs.start(job(), 10_000)
+    ask(jobs, 10_000, ticket(9_000, 46_000))
+    assert jobs.due(10_001) == []
+    assert jobs.due(6_400) == [UID], "nothing would be asked for an hour"

@@ -137,7 +137,7 @@ async def test_failures_are_tried_again_ever_more_slowly_and_success_ends_it(sto
 
 async def test_dropped_only_when_it_has_really_expired(store, kdc):
     kdc.down = True
-    await put(store, 7, due(left=1))
+    await put(store, 7, due(left=2))  # one to two seconds: times are whole
     async with running(store, kdc) as renewer:
         await until(lambda: len(kdc.calls) >= 2)
         end = (await store.get(7)).entry.times.endtime

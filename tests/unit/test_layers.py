@@ -24,11 +24,13 @@ ALLOWED: dict[str, set[str]] = {
     "config": set(),
     "log": set(),
     "daemon": {"log", "config"},
+    "audit": {"log"},
+    "metrics": {"log"},
     "client": {"wire", "krb5"},
-    "auksd": {"wire", "krb5", "store", "log", "config", "daemon"},
-    "signer": {"krb5", "slurm", "log", "config", "daemon"},
-    "api": {"client", "signer", "slurm", "krb5", "files", "log", "config", "daemon"},
-    "agent": {"client", "krb5", "log", "config", "daemon"},
+    "auksd": {"wire", "krb5", "store", "slurm", "log", "audit", "metrics", "config", "daemon"},
+    "signer": {"krb5", "slurm", "log", "audit", "metrics", "config", "daemon"},
+    "api": {"client", "signer", "slurm", "krb5", "files", "log", "audit", "metrics", "config", "daemon"},
+    "agent": {"client", "krb5", "log", "audit", "metrics", "config", "daemon"},
 }
 
 # foreign or standard module -> packages of ours that may import it
@@ -41,6 +43,7 @@ DOORS: dict[str, set[str]] = {
     "starlette": {"api", "testing"},
     "uvicorn": {"api", "testing"},
     "httpx": {"client", "testing"},
+    "prometheus_client": {"metrics", "auksd", "signer", "api", "agent"},
     "joserfc": {"signer", "testing"},
     "click": {"cli", "testing"},
     "rich": {"cli", "testing"},
@@ -59,6 +62,7 @@ NOT_IN_CLIENT = {
     "gssapi",
     "aiohttp",
     "starlette",
+    "prometheus_client",
 }
 BASE_INSTALL = [
     "client/http.py",

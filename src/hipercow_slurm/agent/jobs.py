@@ -173,8 +173,15 @@ class Jobs:
         return job
 
     def due(self, now: float) -> list[int]:
-        """Uids to ask for now; each is marked as being asked until ``planned``."""
-        uids = [uid for uid, owner in self._owners.items() if not owner.asking and owner.next_question <= now]
+        """Uids to ask for now; each is marked as being asked until ``planned``.
+
+        A plan further away than rule 3 allows was made before somebody set the clock back: it is due too.
+        """
+        uids = [
+            uid
+            for uid, owner in self._owners.items()
+            if not owner.asking and not now < owner.next_question <= now + self._poll_s
+        ]
         for uid in uids:
             self._owners[uid].asking = True
         return uids

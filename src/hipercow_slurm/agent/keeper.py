@@ -134,7 +134,7 @@ class Keeper:
                 now = time.time()
                 for uid in self.jobs.due(now):
                     self._spawn(uid)
-                if now >= sweeps[0]:
+                if not now < sweeps[0] <= now + self.config.sweep_s:  # or the clock was set back
                     await self._sweep()
                     sweeps = sweeps[1:] or [time.time() + self.config.sweep_s]
                 await self._sleep(sweeps[0])

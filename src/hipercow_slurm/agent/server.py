@@ -73,7 +73,8 @@ class Server:
         try:
             return await self._dispatch(protocol.parse(line), uid)
         except Error as error:
-            log.get().warning("agent.refused", peer_uid=uid, code=error.code, why=error.message)
+            if uid == 0:  # no user can fill the log
+                log.get().warning("agent.refused", code=error.code, why=error.message)
             return protocol.refused(error.code, error.message)
 
     async def _dispatch(self, request: protocol.Request, peer: int) -> bytes:

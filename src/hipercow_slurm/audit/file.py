@@ -97,8 +97,10 @@ class ChainFile:
             self.fd = old
             os.close(new)
             raise
-        os.fsync(old)
-        os.close(old)
+        try:
+            os.fsync(old)
+        finally:
+            os.close(old)
         _sync_folder(self._path)
 
     def close(self) -> None:

@@ -13,7 +13,6 @@ from enum import Enum
 
 from hipercow_slurm.values import TicketTimes
 
-
 SHORTEST_WAIT_S = 0.25
 LAST_TRY_S = 0.2  # before endtime
 

@@ -15,6 +15,8 @@ from hipercow_slurm.testing.story import FILES, Laptop, LoginNode, Operator, eve
 
 TICKET_LIFE_S = 30
 ALICE = 5001
+PRINCIPAL = "alice@SANDBOX.TEST"
+CLAIMS = {"sun", "iat", "exp", "kid"}
 
 
 def when(seconds: int) -> str:
@@ -59,7 +61,9 @@ def _story(demo: Demo, sandbox: Sandbox) -> None:
         proved("up: " + " ".join(row["name"] for row in sandbox.status()))
     laptop, operator = Laptop(sandbox, "alice"), Operator(sandbox)
     _login(demo, sandbox, laptop, operator)
-    job_id = _submit(demo, sandbox, laptop, operator)
+    job_id = _submit(demo, sandbox, laptop)
+    _queued(demo, operator, job_id)
+    _started(demo, operator, job_id)
     _on_the_node(demo, operator, job_id)
     _read(demo, laptop, job_id)
     _from_the_login_node(demo, sandbox, operator)
@@ -82,57 +86,60 @@ def _login(demo: Demo, sandbox: Sandbox, laptop: Laptop, operator: Operator) -> 
         assert refused.returncode != 0, "a wrong password was accepted"
         proved(refused.stderr.strip().splitlines()[0])
     with demo.hop("api -> credential cache") as proved:
-        record = next(row for row in operator.cache() if row["principal"] == session["principal"])
+        record = operator.cached(session["principal"])
         assert record["uid"] == ALICE, record
         proved(f"filed under uid {record['uid']}, renew_till {when(record['renew_till'])}")
 
 
-def _submit(demo: Demo, sandbox: Sandbox, laptop: Laptop, operator: Operator) -> int:
+def _submit(demo: Demo, sandbox: Sandbox, laptop: Laptop) -> int:
     script = reader(TICKET_LIFE_S + 15) + f"krbcat {FILES} /data/alice/secret\n"
     script += (
         f"smbclient -N --use-kerberos=required --client-protection=encrypt "
         f"//{FILES}/data -c 'get alice/secret -' 2>/dev/null\n"
     )
-    job_id = laptop.submit(script, "-J", "demo", "-t", "5", "-N", "2")
+    with demo.hop("laptop -> api") as proved:
+        job_id = laptop.submit(script, "-J", "demo", "-t", "5", "-N", "2", "--hold")
+        proved(f"job {job_id} submitted, to wait in the queue at first")
     with demo.hop("api -> signer") as proved:
         line = next(row for row in sandbox.service("signer").log().splitlines() if "signer.signed" in row)
         claims = {key: value for key, value in re.findall(r"(\w+)=(\S+)", line) if key in CLAIMS}
         assert claims["sun"] == "alice", line
         proved("claims " + json.dumps(claims) + f" (life {int(claims['exp']) - int(claims['iat'])} s)")
-    with demo.hop("api -> slurmrestd -> slurmctld") as proved:
-        job = operator.job_runs(job_id)
-        assert job["UserId"] == f"alice({ALICE})", job["UserId"]
-        proved(f"job {job_id} is {job['UserId']}'s, {job['JobState']} on {job['NodeList']}")
     return job_id
 
 
-CLAIMS = {"sun", "iat", "exp", "kid"}
+def _started(demo: Demo, operator: Operator, job_id: int) -> None:
+    with demo.hop("slurmrestd -> slurmctld") as proved:
+        operator.release(job_id)
+        job = operator.job_runs(job_id)
+        assert job["UserId"] == f"alice({ALICE})", job["UserId"]
+        proved(f"job {job_id} is {job['UserId']}'s, {job['JobState']} on {job['NodeList']}")
+
+
+def _queued(demo: Demo, operator: Operator, job_id: int) -> None:
+    with demo.hop("renewed while queued") as proved:
+        assert operator.job(job_id)["JobState"] == "PENDING", operator.job(job_id)
+        before = operator.cached(PRINCIPAL)["endtime"]
+
+        def renewed() -> int | None:
+            endtime = int(operator.cached(PRINCIPAL)["endtime"])
+            return endtime if endtime > before else None
+
+        now = eventually("a renewed ticket in the cache", renewed, within_s=TICKET_LIFE_S)
+        proved(f"job {job_id} waits; the cache's ticket ends {when(before)} -> {when(now)}")
 
 
 def _on_the_node(demo: Demo, operator: Operator, job_id: int) -> None:
     first = {}
     for node in ("c1", "c2"):
         with demo.hop(f"agent@{node}") as proved:
-            seen = eventually(
-                f"ccache of job {job_id} on {node}",
-                lambda node=node: _existing(operator, node, job_id),  # type: ignore[misc]
-                within_s=10,
-            )
+            seen = operator.installed(node, ALICE, job_id)
             assert (seen["uid"], seen["mode"], seen["regular"]) == (ALICE, "0600", True), seen
             first[node] = seen["endtime"]
             proved(f"{seen['path']} uid {seen['uid']} mode {seen['mode']} endtime {when(seen['endtime'])}")
     with demo.hop("replaced while running") as proved:
-        now = eventually(
-            "a fresher ticket on c1",
-            lambda: (n := operator.ccache("c1", ALICE, job_id)["endtime"]) > first["c1"] and n,
-            within_s=TICKET_LIFE_S,
-        )
+        now = operator.fresher("c1", ALICE, job_id, first["c1"], within_s=TICKET_LIFE_S)
         proved(f"endtime {when(first['c1'])} -> {when(now)}")
-
-
-def _existing(operator: Operator, node: str, job_id: int) -> dict[str, object] | None:
-    seen = operator.ccache(node, ALICE, job_id)
-    return seen if seen["exists"] else None
 
 
 def _read(demo: Demo, laptop: Laptop, job_id: int) -> None:
@@ -144,7 +151,11 @@ def _read(demo: Demo, laptop: Laptop, job_id: int) -> None:
         assert reads, output
         secrets = output.count("secret of alice")
         assert secrets == 2, f"NFS and SMB should each have read the secret: {output}"
-        proved(f"{reads[1]} reads over {TICKET_LIFE_S + 15} s, none failed, tickets live {TICKET_LIFE_S} s; SMB too")
+        size = len("secret of alice\n")
+        proved(
+            f"{reads[1]} reads of {size} bytes over {TICKET_LIFE_S + 15} s with tickets of {TICKET_LIFE_S} s, "
+            f"none failed; SMB too"
+        )
     with demo.hop("output -> laptop") as proved:
         proved(f"{len(output)} bytes, read by the API over krb5p with alice's own ticket")
 
@@ -165,12 +176,11 @@ def _from_the_login_node(demo: Demo, sandbox: Sandbox, operator: Operator) -> No
 
 def _gone(demo: Demo, laptop: Laptop, operator: Operator, job_id: int) -> None:
     with demo.hop("nothing left") as proved:
-        for node in ("c1", "c2"):
-            eventually(
-                f"empty /tmp on {node}",
-                lambda node=node: not operator.leftovers(node),  # type: ignore[misc]
-                within_s=15,
-            )
+        eventually(
+            "no ccache on either node",
+            lambda: not operator.leftovers("c1") and not operator.leftovers("c2"),
+            within_s=15,
+        )
         laptop.do("logout")
         after = laptop.attempt("jobs")
         assert after.returncode != 0, "the session outlived logout"

@@ -39,7 +39,7 @@ echo "reads=$reads failed=$failed"
 """
 
 
-def eventually(what: str, probe: Callable[[], T], *, within_s: float, every_s: float = 0.5) -> T:
+def eventually(what: str, probe: Callable[[], T | None], *, within_s: float, every_s: float = 0.5) -> T:
     """``probe()`` until it is truthy; AssertionError naming ``what`` and the last answer after ``within_s``."""
     deadline = time.monotonic() + within_s
     while True:
@@ -66,7 +66,7 @@ class Laptop:
 
     def do(self, *args: str, input: str | None = None, timeout: float = 60) -> str:
         """Run ``hipercow-slurm ARGS`` and return what it printed; raises if it failed."""
-        return self.attempt(*args, input=input, timeout=timeout, check=True).stdout
+        return str(self.attempt(*args, input=input, timeout=timeout, check=True).stdout)
 
     def attempt(self, *args: str, input: str | None = None, timeout: float = 60, check: bool = False) -> Any:
         """Run ``hipercow-slurm ARGS`` whatever comes of it."""
@@ -162,6 +162,35 @@ class Operator:
         """Owner, mode, principal and times of a job's ccache on a node."""
         path = f"/tmp/krb5cc_{uid}_{job_id}"
         return dict(self._peek(node, "ccache", path))
+
+    def installed(self, node: str, uid: int, job_id: int, *, within_s: float = 10) -> dict[str, Any]:
+        """Wait for a job's ccache on a node and look at it."""
+
+        def probe() -> dict[str, Any] | None:
+            seen = self.ccache(node, uid, job_id)
+            return seen if seen["exists"] else None
+
+        return eventually(f"ccache of job {job_id} on {node}", probe, within_s=within_s)
+
+    def fresher(self, node: str, uid: int, job_id: int, than: int, *, within_s: float) -> int:
+        """Wait until a job's ccache ends later than ``than``; the new endtime."""
+
+        def probe() -> int | None:
+            endtime = int(self.ccache(node, uid, job_id).get("endtime", 0))
+            return endtime if endtime > than else None
+
+        return eventually(f"a fresher ticket for job {job_id} on {node}", probe, within_s=within_s)
+
+    def cached(self, principal: str) -> dict[str, Any]:
+        """The credential cache's record of a principal; KeyError when it has none."""
+        for row in self.cache():
+            if row["principal"] == principal:
+                return row
+        raise KeyError(f"the cache holds nothing of {principal}")
+
+    def release(self, job_id: int) -> None:
+        """Let a held job go."""
+        self.sandbox.run("head", ["scontrol", "release", str(job_id)])
 
     def cache(self) -> list[dict[str, Any]]:
         """What the credential cache holds."""

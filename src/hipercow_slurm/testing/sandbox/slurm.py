@@ -84,6 +84,8 @@ def write_config(tree: Tree, options: Options, program: Program) -> None:
         (etc / "plugstack.conf").write_text(_plugstack(options, program))
         for part in ("lib/slurm", "log/slurm"):
             _own(tree.var(host) / part, slurm.pw_uid, slurm.pw_gid, 0o755)
+    for node in options.nodes:
+        _own(tree.var(node) / "spool/slurmd", 0, 0, 0o755)
     head = layout.HEAD
     _own(tree.var(head) / "lib/slurm/slurmctld", slurm.pw_uid, slurm.pw_gid, 0o700)
     # slurmrestd carries users' tokens to slurmctld; with a configuration of its own it needs no munge and no key.
