@@ -1,4 +1,4 @@
-"""Runs on the sandbox's head and keeps one job oracle: a JSON list of calls a line in, a JSON list of answers a line out.
+"""Runs on the sandbox's head and keeps one job oracle: a JSON list of calls a line in, one of answers a line out.
 
 argv: the oracle's settings as JSON. Calls, done at once: ["has_job", uid, node], ["uids"], ["blindness"], ["squeues"].
 """

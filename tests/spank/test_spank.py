@@ -178,7 +178,11 @@ def test_valgrind_finds_nothing(tmp_path: Path) -> None:
     subprocess.run(["gcc", "-g", "-rdynamic", str(HERE / "fakehost.c"), "-o", str(host)], check=True)
     agent = FakeAgent(
         tmp_path / "agent.sock",
-        ["start 42 5001 5001 -> ok FILE:/tmp/x", "ccache 42 5001 5001 -> none warn FILE:/tmp/x no", "end 42 5001 -> ok"],
+        [
+            "start 42 5001 5001 -> ok FILE:/tmp/x",
+            "ccache 42 5001 5001 -> none warn FILE:/tmp/x no",
+            "end 42 5001 -> ok",
+        ],
     )
     agent.start()
     commands = [f"arg socket={tmp_path}/agent.sock", "context remote"]

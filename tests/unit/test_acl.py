@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hipercow_slurm.auksd import acl, grammar
+from hipercow_slurm.auksconf import grammar
+from hipercow_slurm.auksd import acl
 from hipercow_slurm.auksd.acl import Role
 from hipercow_slurm.errors import ConfigError
 

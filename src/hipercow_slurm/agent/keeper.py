@@ -72,8 +72,8 @@ class Keeper:
         job = Job(job_id, uid, gid, self._pattern.path(uid, job_id), int(now), spared_until=now + self.config.sweep_s)
         async with self._lock(uid):
             job = self.jobs.start(job, now)
+            self._kick.set()  # the question runs meanwhile; its answer is written after the record: it needs this lock
             await self._remember(job, durable=True)
-        self._kick.set()
         return await self._settled(job)
 
     async def ccache(self, job_id: int, uid: int, gid: int | None) -> tuple[Job, Problem | None]:
@@ -124,10 +124,8 @@ class Keeper:
 
     async def run(self) -> None:
         """Ask when something is due; sleep when nothing is. Ends by being cancelled."""
-        sweeps = [
-            time.time(),
-            time.time() + min(SECOND_LOOK_S, self.config.sweep_s),
-        ]  # of what an earlier agent left to us
+        # Two looks soon at what an earlier agent left to us, then one every sweep_s.
+        sweeps = [time.time(), time.time() + min(SECOND_LOOK_S, self.config.sweep_s)]
         try:
             while True:
                 self._kick.clear()
@@ -159,8 +157,9 @@ class Keeper:
             return
         seen = await self._files(self._live_jobs)
         for job in self.jobs.unseen(seen, time.time()):
-            log.get().warning("agent.job_vanished", job_id=job.job_id, uid=job.uid)
-            await self.end(job.job_id, job.uid)
+            if job.unseen:  # no step came back while we were ending others
+                log.get().warning("agent.job_vanished", job_id=job.job_id, uid=job.uid)
+                await self.end(job.job_id, job.uid)
 
     # --- one question ---------------------------------------------------------------------------------------------
 

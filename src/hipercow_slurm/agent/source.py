@@ -15,7 +15,8 @@ from hipercow_slurm.krb5 import creds
 from hipercow_slurm.values import KrbCred
 
 KEYTAB_S = 15.0
-RETRY_S = 30.0
+RETRY_S = 30.0  # while the one in hand is good
+RETRY_WITHOUT_S = 1.0  # many uids ask at once: one of them tries, the others hear how it went
 SPARE_S = 5
 # One try of each server: when to try again is the keeper's to decide.
 LIMITS = Limits(connect_s=2.0, read_s=5.0, kdc_s=10.0, total_s=15.0, rounds=1)
@@ -45,6 +46,7 @@ class HostTicket:
         self.principal = principal
         self._keytab = keytab
         self._cred: KrbCred | None = None
+        self._failure: Error | None = None
         self._not_before = 0.0
         self._one_at_a_time = asyncio.Lock()
 
@@ -62,18 +64,28 @@ class HostTicket:
         async with self._one_at_a_time:
             now = time.time()
             cred = self._cred
-            if cred is not None and (self._fresh(cred, now) or now < self._not_before <= cred.times.endtime):
+            if cred is not None and self._fresh(cred, now):
                 return cred
-            try:
-                self._cred = await self._new()
-            except Error as error:
-                if cred is None or cred.times.endtime <= now + SPARE_S:
-                    raise
-                self._not_before = now + RETRY_S
-                log.get().warning("agent.host_ticket_failed", code=error.code, why=error.message)
-                return cred
-            log.get().info("agent.host_ticket", principal=self.principal, endtime=self._cred.times.endtime)
-            return self._cred
+            good = cred is not None and cred.times.endtime > now + SPARE_S
+            if self._failure is None or time.monotonic() >= self._not_before:
+                await self._replace(RETRY_S if good else RETRY_WITHOUT_S)
+            if self._failure is None:
+                assert self._cred is not None
+                return self._cred
+            if cred is None or not good:
+                raise self._failure
+            return cred
+
+    async def _replace(self, retry_s: float) -> None:
+        """Get a new one; if that fails, remember why, and that it is not to be tried again before ``retry_s``."""
+        try:
+            self._cred = await self._new()
+        except Error as error:
+            self._failure, self._not_before = error, time.monotonic() + retry_s
+            log.get().warning("agent.host_ticket_failed", code=error.code, why=error.message)
+            return
+        self._failure = None
+        log.get().info("agent.host_ticket", principal=self.principal, endtime=self._cred.times.endtime)
 
     async def _new(self) -> KrbCred:
         try:

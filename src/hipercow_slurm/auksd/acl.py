@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
-from hipercow_slurm.auksd import grammar
-from hipercow_slurm.auksd.grammar import Block, Setting
+from hipercow_slurm.auksconf import grammar
+from hipercow_slurm.auksconf.grammar import Block, Setting
 from hipercow_slurm.auksd.posix_regex import PosixRegex
 from hipercow_slurm.errors import ConfigError
 

@@ -165,7 +165,7 @@ class Client:
         key = idempotency_key or secrets.token_hex(16)
         try:
             answer = self._json(
-                "POST", "/v1/jobs", body=spec, headers={"Idempotency-Key": key}, patience_s=self._submit_patience_s
+                "POST", "/v1/jobs", body=spec, headers={"Idempotency-Key": key}, unsettled_s=self._submit_patience_s
             )
         except Error as error:
             if error.code in MAYBE_SUBMITTED or isinstance(error, InternalError):
@@ -232,16 +232,20 @@ class Client:
         return document
 
     def _request(
-        self, method: str, path: str, *, safe: bool = True, patience_s: float | None = None, **how: Any
+        self, method: str, path: str, *, safe: bool = True, unsettled_s: float = 0.0, **how: Any
     ) -> tuple[int, httpx.Headers, bytes]:
-        """Send a request, and again while that is safe and useful, until patience ends; status, headers, body."""
-        end = time.monotonic() + (self._patience_s if patience_s is None else patience_s)
+        """Send a request, and again while that is safe and useful, until patience ends; status, headers, body.
+
+        ``unsettled_s`` is the patience with an error after which nobody knows yet whether the request took effect.
+        """
+        start = time.monotonic()
         for pause in _pauses():
             try:
                 return self._once(method, path, **how)
             except _Again as again:
                 error, pause = again.error, max(pause, again.after_s)
-                if not (safe or not again.sent) or time.monotonic() + pause > end:
+                patience_s = max(self._patience_s, unsettled_s if error.code in MAYBE_SUBMITTED else 0.0)
+                if not (safe or not again.sent) or time.monotonic() + pause > start + patience_s:
                     raise error from error.__cause__
             if self._retrying:
                 self._retrying(error, pause)

@@ -12,16 +12,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from hipercow_slurm.errors import ProtocolError
-from hipercow_slurm.krb5 import der, fields
-from hipercow_slurm.krb5.der import Reader
-from hipercow_slurm.krb5.fields import MAX_TIME, read_body, read_integer
+from hipercow_slurm.krb5 import asn1
 from hipercow_slurm.krb5.principal import Principal
 from hipercow_slurm.values import KrbCred, TicketTimes
 
+KRB_CRED = 22
 MAX_CRED = 32768
+MAX_KEY = 64
+TIMES = ("authtime", "starttime", "endtime", "renew-till")
+
+# Key lengths of the encryption types in use (RFC 3961, 3962, 4757, 6803, 8009): libkrb5 trusts the length it is told.
+KEY_LENGTH = {16: 24, 17: 16, 18: 32, 19: 16, 20: 32, 23: 16, 25: 16, 26: 32}
 
 FORWARDABLE = 0x40000000
 RENEWABLE = 0x00800000
@@ -89,106 +93,58 @@ def build(tickets: Sequence[Ticket]) -> KrbCred:
 
 
 def _decode(data: bytes) -> list[Ticket]:
-    der.check_message(data, 22, "KRB-CRED", limit=MAX_CRED)
-    message = Reader(data, "KRB-CRED").enter(der.application(22)).enter(der.SEQUENCE)
-    message.content(der.context(0))  # pvno and msg-type: check_message has seen them
-    message.content(der.context(1))
-    listed = read_body(message.enter(der.context(2), "KRB-CRED tickets"))
-    encrypted = read_body(message.enter(der.context(3), "KRB-CRED enc-part"))
-    message.finish()
-    bodies = []
-    while listed:
-        bodies.append(listed.element(der.application(1)))
-    infos = _infos(_clear_text(encrypted))
-    if not bodies or len(bodies) != len(infos):
+    asn1.check_message(data, KRB_CRED, "KRB-CRED", limit=MAX_CRED)
+    message = asn1.load(asn1.KrbCred, data, "KRB-CRED")
+    encrypted = message["enc-part"].native
+    if encrypted["etype"] != 0 or encrypted["kvno"] is not None:
+        raise ProtocolError("KRB-CRED: it is encrypted; only etype 0 without kvno is taken")
+    part = asn1.load(asn1.EncKrbCredPart, encrypted["cipher"], "EncKrbCredPart")
+    bodies, infos = message["tickets"], part["ticket-info"]
+    if not len(bodies) or len(bodies) != len(infos):
         raise ProtocolError(f"KRB-CRED: {len(bodies)} tickets and {len(infos)} infos")
     found = [_ticket(body, info) for body, info in zip(bodies, infos, strict=True)]
     _check_together(found)
     return found
 
 
-def _clear_text(encrypted: Reader) -> bytes:
-    """Octets of an EncryptedData that is not encrypted: etype 0, and no kvno [1], as there is no key."""
-    if read_integer(encrypted.enter(der.context(0))) != 0:
-        raise encrypted.error("it is encrypted; only etype 0 is taken")
-    octets = fields.read_octets(encrypted.enter(der.context(2)))
-    encrypted.finish()
-    return octets
-
-
-def _infos(data: bytes) -> list[Reader]:
-    """Readers of the KrbCredInfo fields in an EncKrbCredPart; its other fields are checked and dropped."""
-    outer = Reader(data, "EncKrbCredPart")
-    body = read_body(outer.enter(der.application(29)))
-    outer.finish()
-    infos = list(read_body(body.enter(der.context(0), "KrbCredInfo")).items(der.SEQUENCE))
-    if body.next_is(der.context(1)):  # nonce: UInt32, which some senders write as a negative number
-        read_integer(body.enter(der.context(1)), -(2**31), MAX_TIME)
-    if body.next_is(der.context(2)):
-        fields.read_time(body.enter(der.context(2)))
-    if body.next_is(der.context(3)):
-        read_integer(body.enter(der.context(3)), 0, 999_999)
-    for tag in (der.context(4), der.context(5)):
-        if body.next_is(tag):
-            fields.read_address(read_body(body.enter(tag)))
-    body.finish()
-    return infos
-
-
-def _ticket(body: bytes, info: Reader) -> Ticket:
-    """One ticket with its KrbCredInfo; fields that RFC 4120 makes optional and we need are required."""
-    keytype, octets = fields.read_key(info.enter(der.context(0)))
-    realm = fields.read_text(info.enter(der.context(1)))
-    client = fields.read_principal(info.enter(der.context(2)), realm)
-    flags = fields.read_flags(info.enter(der.context(3))) if info.next_is(der.context(3)) else 0
-    times = {
-        tag: fields.read_time(info.enter(der.context(tag))) for tag in (4, 5, 6, 7) if info.next_is(der.context(tag))
-    }
-    realm = fields.read_text(info.enter(der.context(8)))
-    server = fields.read_principal(info.enter(der.context(9)), realm)
-    addresses: tuple[tuple[int, bytes], ...] = ()
-    if info.next_is(der.context(10)):
-        listed = read_body(info.enter(der.context(10)))
-        addresses = tuple(fields.read_address(one) for one in listed.items(der.SEQUENCE))
-    info.finish()
-
-    starttime = times.get(5, times.get(4))  # RFC 4120: no starttime means authtime
-    if starttime is None or 6 not in times:
-        raise info.error("times are missing")
-    if times[6] < starttime:
-        raise info.error("endtime is before starttime")
-    if _server_of(body) != server:
-        raise info.error("the ticket is for another server")
+def _ticket(body: asn1.Ticket, info: asn1.KrbCredInfo) -> Ticket:
+    """One ticket with its KrbCredInfo."""
+    client = asn1.name_of(info["pname"], info["prealm"], "KrbCredInfo")
+    server = asn1.name_of(info["sname"], info["srealm"], "KrbCredInfo")
+    keytype, octets = _key(info["key"])
+    times = {name: int(info[name]) for name in TIMES if info[name].native is not None}
+    starttime = times.get("starttime", times.get("authtime"))  # RFC 4120: no starttime means authtime
+    if starttime is None:
+        raise ProtocolError("KrbCredInfo: times are missing")
+    if times["endtime"] < starttime:
+        raise ProtocolError("KrbCredInfo: endtime is before starttime")
+    if asn1.name_of(body["sname"], body["realm"], "Ticket") != server:
+        raise ProtocolError("KrbCredInfo: the ticket is for another server")
+    if not body["enc-part"]["cipher"].native:
+        raise ProtocolError("Ticket: an empty ticket")
     return Ticket(
         client=str(client),
         server=str(server),
         keytype=keytype,
         key=octets,
-        flags=flags,
-        authtime=times.get(4, starttime),
+        flags=int(info["flags"]) if info["flags"].native is not None else 0,
+        authtime=times.get("authtime", starttime),
         starttime=starttime,
-        endtime=times[6],
-        renew_till=times.get(7, 0),
-        ticket_der=body,
-        addresses=addresses,
+        endtime=times["endtime"],
+        renew_till=times.get("renew-till", 0),
+        ticket_der=body.dump(),
+        addresses=tuple((one["addr-type"], one["address"]) for one in info["caddr"].native or ()),
     )
 
 
-def _server_of(body: bytes) -> Principal:
-    """Check the shape of a Ticket (RFC 4120 section 5.3); the server it was issued for."""
-    ticket = read_body(Reader(body, "Ticket").enter(der.application(1)))
-    read_integer(ticket.enter(der.context(0)), 5, 5)
-    realm = fields.read_text(ticket.enter(der.context(1)))
-    server = fields.read_principal(ticket.enter(der.context(2)), realm)
-    encrypted = read_body(ticket.enter(der.context(3)))
-    ticket.finish()
-    read_integer(encrypted.enter(der.context(0)))
-    if encrypted.next_is(der.context(1)):  # kvno: an RODC's has the high bit set, and Windows writes it signed
-        read_integer(encrypted.enter(der.context(1)), -(2**31), MAX_TIME)
-    if not fields.read_octets(encrypted.enter(der.context(2))):
-        raise encrypted.error("an empty ticket")
-    encrypted.finish()
-    return server
+def _key(value: asn1.EncryptionKey) -> tuple[int, bytes]:
+    """Type and octets of a session key, whose length must fit its type."""
+    keytype, octets = value["keytype"].native, value["keyvalue"].native
+    if keytype == 0 or not octets or len(octets) > MAX_KEY:
+        raise ProtocolError("KrbCredInfo: a session key of type 0 or of an impossible length")
+    if KEY_LENGTH.get(keytype, len(octets)) != len(octets):
+        raise ProtocolError("KrbCredInfo: a session key whose length does not fit its type")
+    return keytype, octets
 
 
 def _check_together(found: list[Ticket]) -> None:
@@ -222,24 +178,26 @@ def _summary(data: bytes, found: list[Ticket]) -> KrbCred:
 
 
 def _encode(found: Sequence[Ticket]) -> bytes:
-    infos = der.sequence(der.sequence_of([_encode_info(one) for one in found]))
-    encrypted = der.sequence(der.integer(0), None, fields.octets(der.value(der.application(29), infos)))
-    listed = der.sequence_of([one.ticket_der for one in found])
-    return der.value(der.application(22), der.sequence(der.integer(5), der.integer(22), listed, encrypted))
+    part = asn1.EncKrbCredPart({"ticket-info": [_info(one) for one in found]})
+    encrypted = {"etype": 0, "cipher": part.dump()}
+    bodies = [asn1.load(asn1.Ticket, one.ticket_der, "Ticket") for one in found]
+    message = asn1.KrbCred({"pvno": 5, "msg-type": KRB_CRED, "tickets": bodies, "enc-part": encrypted})
+    return bytes(message.dump())
 
 
-def _encode_info(one: Ticket) -> bytes:
+def _info(one: Ticket) -> dict[str, Any]:
+    """Fields of the KrbCredInfo of a ticket."""
     client, server = Principal.parse(one.client), Principal.parse(one.server)
-    return der.sequence(
-        fields.key(one.keytype, one.key),
-        fields.text(client.realm),
-        fields.principal(client),
-        fields.flags(one.flags),
-        fields.time(one.authtime),
-        fields.time(one.starttime),
-        fields.time(one.endtime),
-        fields.time(one.renew_till) if one.renew_till else None,
-        fields.text(server.realm),
-        fields.principal(server),
-        fields.addresses(one.addresses) if one.addresses else None,
-    )
+    return {
+        "key": {"keytype": one.keytype, "keyvalue": one.key},
+        "prealm": client.realm,
+        "pname": asn1.name(client),
+        "flags": one.flags.to_bytes(4, "big"),
+        "authtime": asn1.time(one.authtime),
+        "starttime": asn1.time(one.starttime),
+        "endtime": asn1.time(one.endtime),
+        "renew-till": asn1.time(one.renew_till) if one.renew_till else None,
+        "srealm": server.realm,
+        "sname": asn1.name(server),
+        "caddr": [{"addr-type": kind, "address": octets} for kind, octets in one.addresses] or None,
+    }
