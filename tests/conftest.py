@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
-pytest_plugins = ["fix_sandbox"]
+pytest_plugins = ["fix_sandbox", "fix_postgres"]
 
 # name -> command that prints a version; what the suite runs on is part of its evidence
 REAL_PARTS: dict[str, list[str]] = {

@@ -16,7 +16,7 @@ from hipercow_slurm.errors import ConfigError, Error
 from hipercow_slurm.testing.realm import Realm
 
 pytestmark = pytest.mark.kdc
-LIFE_S = 14
+LIFE_S = 60
 
 
 @pytest.fixture(scope="module")

@@ -11,8 +11,9 @@ import time
 import pytest
 from auksd_box import SERVICE, Auksd, login, make_realm, uid_of
 
+import der_parts as der
 from hipercow_slurm.errors import Error
-from hipercow_slurm.krb5 import creds, der, fields, krbcred
+from hipercow_slurm.krb5 import asn1, creds, krbcred
 from hipercow_slurm.krb5.auth import Initiator
 from hipercow_slurm.wire import messages as m
 from hipercow_slurm.wire.frames import frame
@@ -93,13 +94,13 @@ def closed_by_peer(sock: socket.socket) -> bytes:
 def test_a_39_byte_credential_and_its_relatives_are_answered_with_error(auksd, tgt):
     good = tgt["games"].der
     (one,) = krbcred.tickets(tgt["games"])
-    info = krbcred._encode_info(one)
+    info = asn1.KrbCredInfo(krbcred._info(one)).dump()
     assert krb_cred([one.ticket_der], [info]) == krbcred.build([one]).der, "the helper makes good ones, too"
     bad = [
         krb_cred([], []),
         krb_cred([one.ticket_der] * 2, [info]),
         krb_cred([one.ticket_der], [info] * 2),
-        krb_cred([one.ticket_der], [der.sequence(fields.key(one.keytype, one.key))]),
+        krb_cred([one.ticket_der], [der.sequence(der.typed(one.keytype, one.key))]),
         *(b"", b"\x76", good[:-1], good + b"\0", b"\x00" * 700, good[:300]),
     ]
     with Talk(auksd, tgt["games"]) as talk:
@@ -304,6 +305,6 @@ def test_many_clients_at_once(auksd, tgt):
 def krb_cred(tickets: list[bytes], infos: list[bytes]) -> bytes:
     """A KRB-CRED of any tickets and any infos, well-formed DER."""
     part = der.value(der.application(29), der.sequence(der.sequence_of(infos)))
-    encrypted = der.sequence(der.integer(0), None, fields.octets(part))
+    encrypted = der.sequence(der.integer(0), None, der.octets(part))
     body = der.sequence(der.integer(5), der.integer(22), der.sequence_of(tickets), encrypted)
     return der.value(der.application(22), body)

@@ -9,9 +9,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from asn1crypto import core
 from krb5_box import PASSWORD, Kdc, refused
 from mit import Mit
 
+import der_parts as der
 from hipercow_slurm.errors import (
     AccessError,
     ConfigError,
@@ -20,8 +22,7 @@ from hipercow_slurm.errors import (
     InternalError,
     ProtocolError,
 )
-from hipercow_slurm.krb5 import auth, ccache, creds, der, krbcred, krberror
-from hipercow_slurm.krb5.der import Reader, context
+from hipercow_slurm.krb5 import asn1, auth, ccache, creds, krbcred, krberror
 
 pytestmark = pytest.mark.kdc
 SERVICE = "auks/head.test@REALM.TEST"
@@ -57,29 +58,45 @@ def joined(pair: Pair) -> Pair:
     return pair
 
 
+class ApReq(core.Sequence):
+    """RFC 4120 section 5.5.1."""
+
+    explicit = (1, 14)
+    _fields = [
+        ("pvno", asn1.Version, {"explicit": 0}),
+        ("msg-type", asn1.Int32, {"explicit": 1}),
+        ("ap-options", asn1.KerberosFlags, {"explicit": 2}),
+        ("ticket", asn1.Ticket, {"explicit": 3}),
+        ("authenticator", asn1.EncryptedData, {"explicit": 4}),
+    ]
+
+
+class KrbPriv(core.Sequence):
+    """RFC 4120 section 5.7.1."""
+
+    explicit = (1, 21)
+    _fields = [
+        ("pvno", asn1.Version, {"explicit": 0}),
+        ("msg-type", asn1.Int32, {"explicit": 1}),
+        ("enc-part", asn1.EncryptedData, {"explicit": 3}),
+    ]
+
+
 def test_ap_req_on_the_wire(pair: Pair) -> None:
     """auks-protocol section 2: ap-options 20 00 00 00, the service's ticket, no more."""
-    fields = Reader(pair[0].ap_req(), "AP-REQ").enter(der.application(14)).enter(der.SEQUENCE)
-    assert fields.enter(context(0)).integer() == 5
-    assert fields.enter(context(1)).integer() == 14
-    assert fields.enter(context(2)).content(der.BIT_STRING) == b"\0\x20\0\0\0"
-    sname = Reader(fields.content(context(3)), "Ticket").enter(der.application(1)).enter(der.SEQUENCE)
-    sname.content(context(0))
-    assert sname.enter(context(1)).content(der.GENERAL_STRING) == b"REALM.TEST"
-    assert fields.enter(context(4)).enter(der.SEQUENCE).next_is(context(0))
-    fields.finish()
+    message = asn1.load(ApReq, pair[0].ap_req(), "AP-REQ")
+    assert (message["msg-type"].native, int(message["ap-options"])) == (14, 0x20000000)
+    ticket = message["ticket"]
+    assert str(asn1.name_of(ticket["sname"], ticket["realm"], "Ticket")) == SERVICE
+    assert message["authenticator"]["etype"].native == 18
 
 
 def test_krb_priv_on_the_wire(joined: Pair) -> None:
     """auks-protocol section 3: etype of the subkey, no kvno, and no byte for a timestamp: a ping is 109 bytes."""
     for end in joined:
         sealed = end.seal(b"\0\0\0\0")
-        fields = Reader(sealed, "KRB-PRIV").enter(der.application(21)).enter(der.SEQUENCE)
-        fields.content(context(0))
-        fields.content(context(1))
-        encrypted = fields.enter(context(3)).enter(der.SEQUENCE)
-        assert encrypted.enter(context(0)).integer() == 18
-        assert encrypted.next_is(context(2)), "a kvno [1] is present"
+        encrypted = asn1.load(KrbPriv, sealed, "KRB-PRIV")["enc-part"].native
+        assert (encrypted["etype"], encrypted["kvno"]) == (18, None)
         # a sequence number below 2^23 takes a byte less
         assert len(sealed) in (108, 109), sealed.hex()
 

@@ -3,6 +3,7 @@
 import pytest
 
 from hipercow_slurm.api.accounts import Account
+from hipercow_slurm.api.config import Jobs
 from hipercow_slurm.api.job_spec import environment_of, plan
 from hipercow_slurm.api.schemas import JobBody
 from hipercow_slurm.errors import RequestError
@@ -117,7 +118,61 @@ def test_our_comment_comes_first_and_the_users_follows():
 
 
 def test_what_would_surprise_is_said():
-    plan = planned(script="#!/bin/bash\n#SBATCH --time=5\n", environment={"LD_PRELOAD": "x"})
-    assert len(plan.warnings) == 2
-    assert "LD_PRELOAD" in plan.warnings[0] and "#SBATCH" in plan.warnings[1]
+    plan = planned(environment={"LD_PRELOAD": "x"})
+    assert len(plan.warnings) == 1 and "LD_PRELOAD" in plan.warnings[0]
     assert planned().warnings == ()
+
+
+DIRECTED = """#!/bin/bash
+#SBATCH -J directed --time=1:00:00 -n4
+#SBATCH --mem=2G --gres=gpu:1 --no-requeue --exclusive=user
+# a remark
+#SBATCH --begin=2030-01-31T20:00:00Z --export=A=1,B,C=3
+#SBATCH --output=out-%j.txt
+hostname
+#SBATCH --time=5
+"""
+
+
+def test_directives_are_honoured_up_to_the_first_command_and_the_request_wins():
+    spec = planned(script=DIRECTED, tasks=2, environment={"B": "b", "C": "request"}).spec
+    assert (spec.name, spec.time_limit_min, spec.tasks, spec.memory_mb) == ("directed", 60, 2, 2048)
+    assert (spec.gres, spec.requeue, spec.exclusive) == ("gpu:1", False, "user")
+    assert spec.begin_time == 1896120000
+    assert {key: spec.environment[key] for key in "ABC"} == {"A": "1", "B": "b", "C": "request"}
+    assert spec.output == "/home/alice/out-%j.txt"
+
+
+def test_directives_can_be_ignored():
+    spec = planned(script=DIRECTED, ignore_directives=True, time_limit_min=7).spec
+    assert (spec.name, spec.tasks, spec.gres, spec.time_limit_min) == (None, None, None, 7)
+
+
+@pytest.mark.parametrize(
+    ("line", "code", "words"),
+    [
+        ("--wibble=1", "bad-directive", "line 2 of the script, #SBATCH --wibble=1: no such option here"),
+        ("--time=x", "bad-directive", "is not a time"),
+        ("--ntasks-per-node=70000", "bad-directive", "tasks_per_node"),
+        ("--export=UNSET", "bad-export", "UNSET is not set"),
+        ("-n", "bad-directive", "needs an argument"),
+        ("hetjob", "bad-directive", "heterogeneous"),
+        ("--mem=1G --mem-per-cpu=1G", "bad-request", "exclude each other"),
+    ],
+)
+def test_a_directive_that_cannot_be_honoured_is_an_error(line, code, words):
+    with pytest.raises(RequestError) as caught:
+        planned(script=f"#!/bin/bash\n#SBATCH {line}\n")
+    assert caught.value.code == code and words in caught.value.message, caught.value
+
+
+def test_the_site_says_which_variables_travel():
+    plan = plan_with(Jobs(environment=("R_*", "OMP_NUM_THREADS")), R_LIBS="/r", HOMEBREW="x", KRB5CCNAME="evil")
+    assert plan.spec.environment["R_LIBS"] == "/r"
+    assert not {"HOMEBREW", "KRB5CCNAME"} & set(plan.spec.environment)
+    assert "HOMEBREW, KRB5CCNAME" in plan.warnings[0]
+    assert "KRB5CCNAME" not in plan_with(Jobs(environment=("*", "KRB5CCNAME")), KRB5CCNAME="x").spec.environment
+
+
+def plan_with(allowed, **environment):
+    return plan(JobBody(script=SCRIPT, environment=environment), ALICE, comment="c", allowed=allowed)

@@ -231,11 +231,12 @@ def test_submit_reads_directives_and_the_command_line_wins(alice: Laptop) -> Non
         "tasks": 2,
         "nodes": 2,
         "environment": {"C": "3"},
+        "ignore_directives": True,
     }
     alice.ok("submit", "job.sh")
     assert (alice.spec()["time_limit_min"], alice.spec()["environment"]) == (2160, {"A": "1", "B": "x,y"})
     alice.ok("submit", "--ignore-directives", "job.sh")
-    assert alice.spec() == {"script": SCRIPT, "name": "job.sh"}
+    assert alice.spec() == {"script": SCRIPT, "name": "job.sh", "ignore_directives": True}
 
 
 def test_submit_takes_sbatch_s_options(alice: Laptop) -> None:
@@ -272,6 +273,33 @@ def test_submit_takes_sbatch_s_options(alice: Laptop) -> None:
     }
 
 
+def test_submit_takes_the_rarer_of_sbatch_s_options(alice: Laptop) -> None:
+    options = "--ntasks-per-node 2 --mem-per-cpu 2G -G a100:2 --gres=gpu:1 -C fast -w c[1-2] -d afterok:17 --nice 50"
+    alice.ok(
+        "submit",
+        *options.split(),
+        *"-b 2030-01-31T20:00:00Z -L matlab:2 --reservation r --no-requeue --open-mode append --exclusive -".split(),
+        input="#!/bin/sh\n",
+    )
+    assert alice.spec() == {
+        "script": "#!/bin/sh\n",
+        "tasks_per_node": 2,
+        "memory_per_cpu_mb": 2048,
+        "gpus": "a100:2",
+        "gres": "gpu:1",
+        "constraint": "fast",
+        "nodelist": "c[1-2]",
+        "dependency": "afterok:17",
+        "begin_time": "2030-01-31T20:00:00Z",
+        "licenses": "matlab:2",
+        "reservation": "r",
+        "requeue": False,
+        "open_mode": "append",
+        "exclusive": True,
+        "nice": 50,
+    }
+
+
 def test_submit_wraps_a_command(alice: Laptop) -> None:
     assert alice.ok("submit", "--parsable", "--wrap", "echo $HOSTNAME") == "100\n"
     assert alice.spec() == {"script": "#!/bin/sh\necho $HOSTNAME\n", "name": "wrap"}
@@ -286,7 +314,7 @@ def test_submit_wraps_a_command(alice: Laptop) -> None:
         (("submit", "missing.sh"), "missing.sh: No such file"),
         (("submit", "."), "Is a directory"),
         (("submit", "binary"), "UTF-8"),
-        (("submit", "gpu.sh"), "line 2 of the script, #SBATCH --gres=gpu:1: No such option"),
+        (("submit", "gpu.sh"), "line 2 of the script, #SBATCH --wibble=gpu:1: no such option"),
         (("submit", "quote.sh"), "line 2 of the script"),
         (("submit", "--wrap", "x", "-t", "0"), "at least a minute"),
         (("submit", "--wrap", "x", "-t", "UNLIMITED"), "needs a time limit"),
@@ -302,7 +330,7 @@ def test_submit_wraps_a_command(alice: Laptop) -> None:
 def test_submissions_that_make_no_sense_are_not_sent(alice: Laptop, arguments: tuple[str, ...], words: str) -> None:
     (alice.home / "job.sh").write_text("#!/bin/sh\n")
     (alice.home / "binary").write_bytes(b"\x7fELF\xff\xfe")
-    (alice.home / "gpu.sh").write_text("#!/bin/sh\n#SBATCH --gres=gpu:1\n")
+    (alice.home / "gpu.sh").write_text("#!/bin/sh\n#SBATCH --wibble=gpu:1\n")
     (alice.home / "quote.sh").write_text("#!/bin/sh\n#SBATCH -J 'open\n")
     done = alice.run(*arguments)
     assert (done.returncode, done.stdout) == (2, ""), done
@@ -311,17 +339,15 @@ def test_submissions_that_make_no_sense_are_not_sent(alice: Laptop, arguments: t
 
 
 def test_warnings_are_told_at_submit(alice: Laptop) -> None:
-    """That the ticket may not last, above all; but not that #SBATCH lines are unread, which they are not."""
+    """That the ticket may not last, above all."""
 
     def warned(request: Any, own: Any) -> Any:
-        job = json.loads(own.body) | {"warnings": ["#SBATCH lines in the script are not read", "your ticket ends\x1b"]}
+        job = json.loads(own.body) | {"warnings": ["your ticket ends\x1b"]}
         return type(own)(job, 201)
 
-    alice.api.answers["POST", "/v1/jobs"] = [warned, warned]
+    alice.api.answers["POST", "/v1/jobs"] = [warned]
     done = alice.run("submit", "-", input="#!/bin/sh\n#SBATCH -n1\n")
     assert (done.stdout, done.stderr) == ("Submitted batch job 100\n", "warning: your ticket ends\n")
-    unread = alice.run("submit", "--ignore-directives", "-", input="#!/bin/sh\n#SBATCH -n1\n")
-    assert "not read" in unread.stderr
 
 
 def test_a_lost_answer_is_no_second_job(alice: Laptop) -> None:

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import der_parts as der
 from hipercow_slurm.errors import ProtocolError
-from hipercow_slurm.krb5 import ccache, der, fields, krbcred
+from hipercow_slurm.krb5 import asn1, ccache, krbcred
 from hipercow_slurm.krb5.krbcred import Ticket
 from hipercow_slurm.krb5.principal import Principal
 
@@ -65,11 +66,11 @@ def replaced(**changes: Any) -> Ticket:
 def ticket_der(server: str = "krbtgt/REALM.TEST@REALM.TEST", **parts: bytes | None) -> bytes:
     """A Ticket's DER, part by part."""
     name = Principal.parse(server)
-    encrypted = der.sequence(der.integer(18), der.integer(1), fields.octets(b"cipher"))
+    encrypted = der.sequence(der.integer(18), der.integer(1), der.octets(b"cipher"))
     values = {
         "vno": der.integer(5),
-        "realm": fields.text(name.realm),
-        "sname": fields.principal(name),
+        "realm": der.text(name.realm),
+        "sname": der.principal(name),
         "enc": encrypted,
     }
     return der.value(der.application(1), der.sequence(*{**values, **parts}.values()))
@@ -79,16 +80,16 @@ def info(**parts: bytes | None) -> bytes:
     """A KrbCredInfo, field by field; None leaves one out."""
     client, server = Principal.parse("alice@REALM.TEST"), Principal.parse("krbtgt/REALM.TEST@REALM.TEST")
     values: dict[str, bytes | None] = {
-        "key": fields.key(18, b"k" * 32),
-        "prealm": fields.text(client.realm),
-        "pname": fields.principal(client),
-        "flags": fields.flags(0x40E10000),
-        "authtime": fields.time(1000),
-        "starttime": fields.time(1000),
-        "endtime": fields.time(2000),
+        "key": der.typed(18, b"k" * 32),
+        "prealm": der.text(client.realm),
+        "pname": der.principal(client),
+        "flags": der.flags(0x40E10000),
+        "authtime": der.time(1000),
+        "starttime": der.time(1000),
+        "endtime": der.time(2000),
         "renew_till": None,
-        "srealm": fields.text(server.realm),
-        "sname": fields.principal(server),
+        "srealm": der.text(server.realm),
+        "sname": der.principal(server),
         "caddr": None,
     }
     assert set(parts) <= set(values), parts
@@ -106,7 +107,7 @@ def message(
     """A KRB-CRED of parts."""
     listed = der.sequence_of(tickets if tickets is not None else [ticket_der()])
     inner = der.sequence(der.sequence_of(infos if infos is not None else [info()]), *rest)
-    encrypted = der.sequence(der.integer(etype), kvno, fields.octets(der.value(der.application(29), inner)))
+    encrypted = der.sequence(der.integer(etype), kvno, der.octets(der.value(der.application(29), inner)))
     return der.value(der.application(22), der.sequence(der.integer(5), der.integer(22), listed, encrypted))
 
 
@@ -119,17 +120,24 @@ def test_the_hand_made_message_is_good() -> None:
         2000,
         0,
     )
-    optional = message(rest=(der.integer(-5), fields.time(1), der.integer(999_999), fields.address(2, b"abcd"), None))
+    optional = message(rest=(der.integer(-5), der.time(1), der.integer(999_999), der.typed(2, b"abcd"), None))
     assert krbcred.parse(optional).client == "alice@REALM.TEST"
     assert krbcred.tickets(krbcred.parse(message(infos=[info(starttime=None)])))[0].starttime == 1000
     assert krbcred.tickets(krbcred.parse(message(infos=[info(authtime=None)])))[0].authtime == 1000
     assert krbcred.tickets(krbcred.parse(message(infos=[info(flags=None)])))[0].flags == 0
 
 
-MALLORY = fields.principal(Principal.parse("mallory@REALM.TEST"))
+def swapped(body: bytes) -> bytes:
+    """A KrbCredInfo with its key [0] after its realm [1]."""
+    key, realm = (body.index(bytes((0xA0 | number,))) for number in (0, 1))
+    after = realm + 2 + body[realm + 1]
+    return body[:key] + body[realm:after] + body[key:realm] + body[after:]
+
+
+MALLORY = der.principal(Principal.parse("mallory@REALM.TEST"))
 HTTP = Principal.parse("HTTP/x@REALM.TEST")
 CROSS = Principal.parse("krbtgt/OTHER.TEST@REALM.TEST")
-KEY_ONLY = der.sequence(fields.key(18, b"k" * 32))
+KEY_ONLY = der.sequence(der.typed(18, b"k" * 32))
 
 REFUSED = {
     "no ticket (39 bytes that crash the original)": message([], []),
@@ -145,11 +153,11 @@ REFUSED = {
     "no key": message(infos=[info(key=None)]),
     "no endtime": message(infos=[info(endtime=None)]),
     "neither authtime nor starttime": message(infos=[info(authtime=None, starttime=None)]),
-    "endtime before starttime": message(infos=[info(endtime=fields.time(999))]),
-    "key of type 0": message(infos=[info(key=fields.key(0, b"k"))]),
-    "empty key": message(infos=[info(key=fields.key(18, b""))]),
-    "short key": message(infos=[info(key=fields.key(18, b"k" * 31))]),
-    "long key": message(infos=[info(key=fields.key(9999, b"k" * 65))]),
+    "endtime before starttime": message(infos=[info(endtime=der.time(999))]),
+    "key of type 0": message(infos=[info(key=der.typed(0, b"k"))]),
+    "empty key": message(infos=[info(key=der.typed(18, b""))]),
+    "short key": message(infos=[info(key=der.typed(18, b"k" * 31))]),
+    "long key": message(infos=[info(key=der.typed(9999, b"k" * 65))]),
     "flags of 33 bits": message(infos=[info(flags=der.value(der.BIT_STRING, b"\7" + b"\0" * 5))]),
     "flags of 8 bits": message(infos=[info(flags=der.value(der.BIT_STRING, b"\0\0"))]),
     "time with a fraction": message(infos=[info(endtime=der.value(der.GENERALIZED_TIME, b"19700101003320.5Z"))]),
@@ -160,33 +168,47 @@ REFUSED = {
     "a digit of another script": message(
         infos=[info(endtime=der.value(der.GENERALIZED_TIME, "2030022٣".encode().ljust(14, b"0") + b"Z"))]
     ),
-    "name with NUL": message(infos=[info(pname=der.sequence(der.integer(1), der.sequence_of([fields.text("a\0b")])))]),
-    "name with newline": message(
-        infos=[info(pname=der.sequence(der.integer(1), der.sequence_of([fields.text("a\nb")])))]
-    ),
+    "name with NUL": message(infos=[info(pname=der.sequence(der.integer(1), der.sequence_of([der.text("a\0b")])))]),
+    "name with newline": message(infos=[info(pname=der.sequence(der.integer(1), der.sequence_of([der.text("a\nb")])))]),
     "empty name": message(infos=[info(pname=der.sequence(der.integer(1), der.sequence_of([])))]),
-    "empty component": message(infos=[info(pname=der.sequence(der.integer(1), der.sequence_of([fields.text("")])))]),
-    "empty realm": message(infos=[info(prealm=fields.text(""))]),
+    "empty component": message(infos=[info(pname=der.sequence(der.integer(1), der.sequence_of([der.text("")])))]),
+    "empty realm": message(infos=[info(prealm=der.text(""))]),
     "name that is not UTF-8": message(infos=[info(prealm=der.value(der.GENERAL_STRING, b"\xff"))]),
-    "very long name": message(infos=[info(prealm=fields.text("R" * 300))]),
-    "client of another realm": message(infos=[info(prealm=fields.text("OTHER.TEST"))]),
+    "very long name": message(infos=[info(prealm=der.text("R" * 300))]),
+    "client of another realm": message(infos=[info(prealm=der.text("OTHER.TEST"))]),
     "ticket for another server than its info": message([ticket_der(str(HTTP))]),
-    "not a TGT": message([ticket_der(str(HTTP))], [info(sname=fields.principal(HTTP))]),
-    "cross-realm TGT first": message([ticket_der(str(CROSS))], [info(sname=fields.principal(CROSS))]),
+    "not a TGT": message([ticket_der(str(HTTP))], [info(sname=der.principal(HTTP))]),
+    "cross-realm TGT first": message([ticket_der(str(CROSS))], [info(sname=der.principal(CROSS))]),
     "second ticket not a TGT": message(
-        [ticket_der(), ticket_der(str(HTTP))], [info(), info(sname=fields.principal(HTTP))]
+        [ticket_der(), ticket_der(str(HTTP))], [info(), info(sname=der.principal(HTTP))]
     ),
     "second ticket of another client": message(
-        [ticket_der(), ticket_der(str(CROSS))], [info(), info(sname=fields.principal(CROSS), pname=MALLORY)]
+        [ticket_der(), ticket_der(str(CROSS))], [info(), info(sname=der.principal(CROSS), pname=MALLORY)]
     ),
     "ticket of version 4": message([ticket_der(vno=der.integer(4))]),
-    "ticket without cipher": message([ticket_der(enc=der.sequence(der.integer(18), None, fields.octets(b"")))]),
+    "ticket without cipher": message([ticket_der(enc=der.sequence(der.integer(18), None, der.octets(b"")))]),
     "ticket with a field more": message([ticket_der(more=der.integer(1))]),
     "ticket that is no ticket": message([b"\x62" + ticket_der()[1:]]),
     "trailing byte": message() + b"\0",
     "trailing byte inside": message(infos=[info() + b"\0"]),
     "cut": message()[:-1],
     "empty": b"",
+    "empty flags": message(infos=[info(flags=der.value(der.BIT_STRING, b""))]),
+    "flags with unused bits": message(infos=[info(flags=der.value(der.BIT_STRING, b"\7\0\0\0\x80"))]),
+    "time with an offset": message(infos=[info(endtime=der.value(der.GENERALIZED_TIME, b"20300101000000+0100"))]),
+    "time before all times": message(infos=[info(endtime=der.value(der.GENERALIZED_TIME, b"00010101000000+0100"))]),
+    "time with 5000 digits": message(
+        infos=[info(endtime=der.value(der.GENERALIZED_TIME, b"20300101000000." + b"1" * 5000 + b"Z"))]
+    ),
+    "name in pieces": message(infos=[info(prealm=b"\x3b\x80" + der.text("REALM.TEST") + b"\0\0")]),
+    "name of another string type": message(infos=[info(prealm=der.value(0x0C, b"REALM.TEST"))]),
+    "name of 10 000 components": message(
+        infos=[info(pname=der.sequence(der.integer(1), der.sequence_of([der.text("")] * 10_000)))]
+    ),
+    "1000 tickets": message([b"\x61\0"] * 1000, [info()]),
+    "1000 addresses": message(infos=[info(caddr=der.sequence_of([der.typed(2, b"abcd")] * 1000))]),
+    "fields in another order": message(infos=[swapped(info())]),
+    "nonce out of range": message(rest=(der.integer(2**32),)),
     "usec of a million": message(rest=(None, None, der.integer(1_000_000))),
 }
 
@@ -195,13 +217,16 @@ REFUSED = {
 def test_refused(name: str) -> None:
     with pytest.raises(ProtocolError) as caught:
         krbcred.parse(REFUSED[name])
-    assert caught.value.code == "wire-malformed" and "\n" not in str(caught.value), str(caught.value)
+    said = str(caught.value)
+    assert caught.value.code == "wire-malformed" and "\n" not in said, said
+    assert said.split(":")[0] in ("KRB-CRED", "EncKrbCredPart", "KrbCredInfo", "Ticket"), f"it names no place: {said}"
+    assert len(said) < 400, said  # a name, if too long, is shown to 255
 
 
 def test_the_size_limit_is_the_protocols() -> None:
     room = krbcred.MAX_CRED - len(message()) - 20
     for more in range(room, room + 40):
-        data = message([ticket_der(enc=der.sequence(der.integer(18), None, fields.octets(bytes(more))))])
+        data = message([ticket_der(enc=der.sequence(der.integer(18), None, der.octets(bytes(more))))])
         if len(data) <= 32768:
             krbcred.parse(data)
         else:
@@ -247,15 +272,48 @@ def test_ber_that_is_not_der(encode: Any) -> None:
         krbcred.parse(der.value(0x76, encode(body)))
 
 
+@pytest.mark.parametrize("size", [0, 1, 100, 115, 116, 240, 241, 242, 65500, 65516, 65517, 65518, 65519, 70000])
+def test_the_outer_shape_of_a_message(size: int) -> None:
+    """For every size of every length field, exactly one way to write it is taken."""
+    begin = der.value(0xA0, der.integer(5)) + der.value(0xA1, der.integer(21))
+    good = der.value(der.application(21), der.value(der.SEQUENCE, begin + bytes(size)))
+    asn1.check_message(good, 21, "KRB-PRIV", limit=len(good))
+    inner = der.value(der.SEQUENCE, begin + bytes(size))
+    bad = {
+        "too long": (good, len(good) - 1),
+        "byte missing": (good[:-1], 2**31),
+        "byte more": (good + b"\0", 2**31),
+        "byte more inside": (der.value(der.application(21), inner + b"\0"), 2**31),
+        "byte missing inside": (der.value(der.application(21), inner[:-1]), 2**31),
+        "no application tag": (inner, 2**31),
+        "another type": (good.replace(b"\x02\1\x15", b"\2\1\x14", 1), 2**31),
+        "another version": (good.replace(b"\2\1\5", b"\2\1\4", 1), 2**31),
+        "another tag": (b"\x6e" + good[1:], 2**31),
+        "set in place of sequence": (good.replace(b"\x30", b"\x31", 1), 2**31),
+        "longer length": (b"\x75\x84" + len(inner).to_bytes(4, "big") + inner, 2**31),
+    }
+    for name, (data, limit) in bad.items():
+        with pytest.raises(ProtocolError, match="KRB-PRIV: "):
+            asn1.check_message(data, 21, "KRB-PRIV", limit=limit)
+            pytest.fail(f"{name} was taken")
+
+
 @pytest.mark.parametrize("octets", [b"", b"\0\x05", b"\xff\xff", b"\0\0\0\0\0\0\0\1"])
 def test_integers_in_minimal_form(octets: bytes) -> None:
     with pytest.raises(ProtocolError, match="integer"):
-        der.Reader(der.value(der.INTEGER, octets), "x").integer()
+        asn1.load(asn1.Int32, der.value(der.INTEGER, octets), "x")
 
 
 @given(st.integers(min_value=-(2**40), max_value=2**40))
 def test_integers_come_back(number: int) -> None:
-    assert der.Reader(der.integer(number), "x").integer(-(2**40), 2**40) == number
+    """Within 32 bits, signed or unsigned; beyond they are refused."""
+    for spec, low, high in ((asn1.Int32, -(2**31), 2**31 - 1), (asn1.UInt32, -(2**31), 2**32 - 1)):
+        if low <= number <= high:
+            assert asn1.load(spec, der.integer(number), "x").native == number
+            assert spec(number).dump() == der.integer(number)
+        else:
+            with pytest.raises(ProtocolError, match="out of range"):
+                asn1.load(spec, der.integer(number), "x")
 
 
 @settings(max_examples=300, deadline=None)

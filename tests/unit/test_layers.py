@@ -20,6 +20,8 @@ ALLOWED: dict[str, set[str]] = {
     "krb5": set(),
     "store": set(),
     "slurm": set(),
+    "sbatch": {"sbatch_time"},
+    "sbatch_time": set(),
     "files": {"krb5"},
     "config": set(),
     "log": set(),
@@ -30,7 +32,7 @@ ALLOWED: dict[str, set[str]] = {
     "client": {"wire", "krb5"},
     "auksd": {"auksconf", "wire", "krb5", "store", "slurm", "log", "audit", "metrics", "config", "daemon"},
     "signer": {"krb5", "slurm", "log", "audit", "metrics", "config", "daemon"},
-    "api": {"client", "signer", "slurm", "krb5", "files", "log", "audit", "metrics", "config", "daemon"},
+    "api": {"client", "signer", "sbatch", "slurm", "krb5", "files", "log", "audit", "metrics", "config", "daemon"},
     "agent": {"client", "krb5", "log", "audit", "metrics", "config", "daemon"},
 }
 
@@ -71,6 +73,8 @@ BASE_INSTALL = [
     "cli/main.py",
     "cli/user.py",
     "cli/jobs.py",
+    "sbatch.py",
+    "sbatch_time.py",
     "errors.py",
 ]
 

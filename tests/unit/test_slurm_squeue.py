@@ -50,6 +50,13 @@ def test_an_ended_job_holds_nothing_although_squeue_still_shows_its_nodes() -> N
     assert nodes_of(recorded("all-states.txt"), 5001) == {"gpu01-ib"}
 
 
+def test_who_only_has_ended_jobs_may_be_forgotten() -> None:
+    ended = "".join(f"5001|{state}|1|c1\n" for state in sorted(squeue.ENDED))
+    assert squeue.parse(ended).uids == frozenset()
+    live = [f"5001|{state}|1|c1\n" for state in sorted(squeue.HOLDING | squeue.WAITING)]
+    assert all(squeue.parse(line).uids == {5001} for line in live)
+
+
 def test_each_component_of_a_het_job_and_each_array_task_counts() -> None:
     assert nodes_of(recorded("arrays-and-het.txt"), 5002) == {"c1", "c3", "gpu02-ib"}
 

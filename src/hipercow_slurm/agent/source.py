@@ -66,17 +66,17 @@ class HostTicket:
             cred = self._cred
             if cred is not None and self._fresh(cred, now):
                 return cred
-            good = cred is not None and cred.times.endtime > now + SPARE_S
+            left = cred.times.endtime - now - SPARE_S if cred is not None else 0.0
             if self._failure is None or time.monotonic() >= self._not_before:
-                await self._replace(RETRY_S if good else RETRY_WITHOUT_S)
+                await self._replace(retry_s=max(RETRY_WITHOUT_S, min(RETRY_S, left / 2)))
             if self._failure is None:
                 assert self._cred is not None
                 return self._cred
-            if cred is None or not good:
-                raise self._failure
+            if cred is None or left <= 0:
+                raise self._failure.with_traceback(None)  # raised many times, it would grow a traceback without end
             return cred
 
-    async def _replace(self, retry_s: float) -> None:
+    async def _replace(self, *, retry_s: float) -> None:
         """Get a new one; if that fails, remember why, and that it is not to be tried again before ``retry_s``."""
         try:
             self._cred = await self._new()

@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
 from typing import Any, Literal
 
-import msgspec
 import structlog
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -22,15 +20,11 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from hipercow_slurm import log
-from hipercow_slurm.api import problems, schemas
+from hipercow_slurm.api import problems, routes_operator, routes_sessions, schemas
 from hipercow_slurm.api.output import RangeError
-from hipercow_slurm.api.password import wipe
-from hipercow_slurm.api.problems import not_logged_in
 from hipercow_slurm.api.services import Services
-from hipercow_slurm.api.sessions import Session
+from hipercow_slurm.api.web import Handler, Routes, address_of, body_of, header_of, json_answer, session_of
 from hipercow_slurm.errors import Error, RequestError
-
-Handler = Callable[[Services, Request], Awaitable[Response]]
 
 _SEND_S = 60.0  # a client that takes nothing for this long is gone
 _KEY_CHARS = frozenset(map(chr, range(0x21, 0x7F)))
@@ -67,73 +61,36 @@ async def _refuse(_: Request, error: Exception) -> Response:
     return problems.response(error)
 
 
-async def create_session(services: Services, request: Request) -> Response:
-    """POST /v1/sessions: username and password for a session."""
-    body = await _body(services, request, services.conf.limits.login_body_bytes)
-    try:
-        created = await services.logins.login(body, _address(request.scope))
-    finally:
-        wipe(body)
-    return _json(created, 201)
-
-
-async def list_sessions(services: Services, request: Request) -> Response:
-    """GET /v1/sessions: the caller's own."""
-    session = await _session(services, request)
-    rows = [
-        schemas.SessionRow(
-            session_id=record.session_id,
-            created_at=schemas.rfc3339(record.created_at),
-            expires_at=schemas.rfc3339(record.expires_at),
-            current=record.session_id == session.session_id,
-            address=record.address,
-        )
-        for record in await services.sessions.listing(session.principal)
-    ]
-    return _json(schemas.SessionList(sessions=rows))
-
-
-async def end_session(services: Services, request: Request) -> Response:
-    """DELETE /v1/sessions/{id|current}."""
-    session = await _session(services, request)
-    wanted = request.path_params["session_id"]
-    session_id = session.session_id if wanted == "current" else wanted
-    if not await services.sessions.revoke(session.principal, session_id):
-        raise RequestError("you have no such session", code="no-such-session", status=404)
-    log.get().info("session.revoked", principal=session.principal, session_id=session_id)
-    return Response(status_code=204)
-
-
 async def submit_job(services: Services, request: Request) -> Response:
     """POST /v1/jobs."""
-    session = await _session(services, request)
+    session = await session_of(services, request)
     key = _idempotency_key(request)
-    body = schemas.decode(await _body(services, request, services.conf.limits.job_body_bytes), schemas.JobBody)
+    body = schemas.decode(await body_of(services, request, services.conf.limits.job_body_bytes), schemas.JobBody)
     job = await services.jobs.submit(session, body, key)
-    return _json(job, 201, {"Location": f"/v1/jobs/{job.job_id}"})
+    return json_answer(job, 201, {"Location": f"/v1/jobs/{job.job_id}"})
 
 
 async def list_jobs(services: Services, request: Request) -> Response:
     """GET /v1/jobs: the caller's own."""
-    return _json(await services.jobs.listing(await _session(services, request)))
+    return json_answer(await services.jobs.listing(await session_of(services, request)))
 
 
 async def show_job(services: Services, request: Request) -> Response:
     """GET /v1/jobs/{id}."""
-    session = await _session(services, request)
-    return _json(await services.jobs.show(session, _job_id(request)))
+    session = await session_of(services, request)
+    return json_answer(await services.jobs.show(session, _job_id(request)))
 
 
 async def cancel_job(services: Services, request: Request) -> Response:
     """DELETE /v1/jobs/{id}."""
-    session = await _session(services, request)
+    session = await session_of(services, request)
     await services.jobs.cancel(session, _job_id(request))
     return Response(status_code=204)
 
 
 async def job_output(services: Services, request: Request) -> Response:
     """GET /v1/jobs/{id}/output?stream=stdout|stderr, with Range."""
-    session = await _session(services, request)
+    session = await session_of(services, request)
     stream: Literal["stdout", "stderr"]
     match request.query_params.get("stream", "stdout"):
         case "stdout":
@@ -159,34 +116,12 @@ async def job_output(services: Services, request: Request) -> Response:
     return StreamingResponse(data, 200 if piece.whole else 206, headers=headers, media_type="application/octet-stream")
 
 
-async def ticket(services: Services, request: Request) -> Response:
-    """GET /v1/ticket: the session's ticket and the cache's."""
-    session = await _session(services, request)
-    filed = await services.tickets.filed(session)
-    return _json(
-        schemas.TicketAnswer(
-            principal=session.principal,
-            localname=session.localname,
-            uid=session.uid,
-            session=schemas.Times.of(session.cred.times),
-            cache=schemas.Times.of(filed.times) if filed.times else None,
-        )
-    )
-
-
-async def health(services: Services, request: Request) -> Response:
-    """GET /v1/health."""
-    return _json(await services.health.report())
-
-
-ROUTES: dict[str, dict[str, Handler]] = {
-    "/v1/sessions": {"GET": list_sessions, "POST": create_session},
-    "/v1/sessions/{session_id:str}": {"DELETE": end_session},
+ROUTES: Routes = {
     "/v1/jobs": {"GET": list_jobs, "POST": submit_job},
     "/v1/jobs/{job_id:str}": {"GET": show_job, "DELETE": cancel_job},
     "/v1/jobs/{job_id:str}/output": {"GET": job_output},
-    "/v1/ticket": {"GET": ticket},
-    "/v1/health": {"GET": health},
+    **routes_sessions.ROUTES,
+    **routes_operator.ROUTES,
 }
 
 
@@ -199,7 +134,7 @@ class Envelope:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return
-        request_id = problems.request_id(_header(scope, b"x-request-id"))
+        request_id = problems.request_id(header_of(scope, b"x-request-id"))
         structlog.contextvars.bind_contextvars(request_id=request_id)
         extra = [*_HEADERS, (b"x-request-id", request_id.encode())]
         begin, status = time.monotonic(), 0
@@ -226,7 +161,7 @@ class Envelope:
                 route=getattr(scope.get("route"), "path", None),
                 status=status,
                 ms=round((time.monotonic() - begin) * 1000, 1),
-                address=_address(scope),
+                address=address_of(scope),
                 session_id=scope.get("hipercow.session_id"),
                 principal=scope.get("hipercow.principal"),
             )
@@ -245,38 +180,6 @@ def _log_failure(error: Exception) -> None:
         log.get().error("http.bug", error=type(error).__name__, trace=_where(error))
 
 
-async def _session(services: Services, request: Request) -> Session:
-    """The caller's session, from ``Authorization: Bearer``."""
-    scheme, _, token = request.headers.get("authorization", "").partition(" ")
-    if scheme.lower() != "bearer" or not token:
-        raise not_logged_in("this needs a session: Authorization: Bearer TOKEN")
-    session = await services.sessions.authenticate(token.strip())
-    request.scope["hipercow.session_id"] = session.session_id
-    request.scope["hipercow.principal"] = session.principal
-    return session
-
-
-async def _body(services: Services, request: Request, limit: int) -> bytearray:
-    """The request body, at most ``limit`` bytes, within its deadline; refused unread if it says it is longer."""
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind != "application/json":
-        raise RequestError("the request body must be application/json", code="unsupported-media-type", status=415)
-    too_large = RequestError(f"the request body is larger than {limit} bytes", code="body-too-large", status=413)
-    declared = request.headers.get("content-length", "0")
-    if not declared.isascii() or not declared.isdigit() or int(declared[:18]) > limit:
-        raise too_large
-    body = bytearray()
-    try:
-        async with asyncio.timeout(services.conf.limits.request_body_s):
-            async for chunk in request.stream():
-                body += chunk
-                if len(body) > limit:
-                    raise too_large
-    except TimeoutError:
-        raise RequestError("the request body came too slowly", code="request-timeout", status=408) from None
-    return body
-
-
 def _idempotency_key(request: Request) -> str | None:
     key = request.headers.get("idempotency-key")
     if key is not None and not (1 <= len(key) <= 128 and _KEY_CHARS.issuperset(key)):
@@ -289,19 +192,6 @@ def _job_id(request: Request) -> int:
     if not (text.isascii() and text.isdigit() and len(text) <= 10 and 0 < int(text) < 2**32):
         raise RequestError("a job id is a positive number")
     return int(text)
-
-
-def _address(scope: Scope) -> str:
-    client = scope.get("client")
-    return str(client[0]) if client else "unknown"
-
-
-def _header(scope: Scope, name: bytes) -> bytes | None:
-    return next((value for key, value in scope["headers"] if key == name), None)
-
-
-def _json(answer: schemas.Answer, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    return Response(msgspec.json.encode(answer), status, headers, "application/json")
 
 
 def _where(error: BaseException) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -62,12 +63,16 @@ class Slurm(Table, frozen=True):
     Attributes:
         min_job_age_s: slurmctld's MinJobAge: for this long a finished job can still be found, so for this long we
             can tell whether a submission whose answer was lost made a job.
+        scontrol, scontrol_conf: the program that requeues jobs, as the user and with the user's token (slurmrestd
+            cannot), and the slurm.conf it gets: slurmrestd's, with AuthType=auth/jwt.
     """
 
     socket: str = "/run/slurmrestd/rest.sock"
     timeout_s: float = 15.0
     connections: int = 16
     min_job_age_s: int = 300
+    scontrol: str = "/usr/bin/scontrol"
+    scontrol_conf: str = "/etc/slurm/slurmrestd.conf"
 
 
 class CacheServer(Table, frozen=True):
@@ -91,6 +96,27 @@ class Files(Table, frozen=True):
     server: str
     export: str
     port: int = 2049
+
+
+class Jobs(Table, frozen=True):
+    """``[jobs]``: what may be submitted.
+
+    Attributes:
+        environment: which variables of a submission travel, as patterns (``R_*``); what must not (KRB5*, LD_*,
+            SLURM_*, BASH_ENV ...) never does, whatever stands here.
+        uncovered: a job that may outlive what its owner's ticket can be renewed for is submitted with a warning
+            ("warn"), refused ("refuse"), or submitted without a word ("allow").
+        held_marker: a job that waits, held, with this text in what Slurm shows of it (comment, remarks) was put back
+            for want of a ticket; its owner's next login releases it.
+        bulk: most jobs in one bulk submission, and job ids in one bulk cancellation.
+        at_once: how many of them Slurm gets at the same time.
+    """
+
+    environment: tuple[str, ...] = ("*",)
+    uncovered: Literal["warn", "refuse", "allow"] = "warn"
+    held_marker: str = "hipercow-slurm: no ticket"
+    bulk: Annotated[int, msgspec.Meta(ge=1, le=10_000)] = 1000
+    at_once: Annotated[int, msgspec.Meta(ge=1, le=100)] = 8
 
 
 class Limits(Table, frozen=True):
@@ -132,6 +158,7 @@ class Config(Table, frozen=True):
     cache: Cache
     slurm: Slurm = msgspec.field(default_factory=Slurm)
     files: list[Files] = []
+    jobs: Jobs = msgspec.field(default_factory=Jobs)
     limits: Limits = msgspec.field(default_factory=Limits)
 
 

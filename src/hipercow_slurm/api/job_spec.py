@@ -6,13 +6,21 @@ Pure functions. What makes a job impossible is refused by ``slurm.check``; what 
 
 from __future__ import annotations
 
+import datetime
+import fnmatch
 import posixpath
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import msgspec
+
+from hipercow_slurm.api import config
 from hipercow_slurm.api.accounts import Account
 from hipercow_slurm.api.schemas import JobBody
 from hipercow_slurm.errors import RequestError
+from hipercow_slurm.sbatch import directives, environment, moment
 from hipercow_slurm.slurm.check import check
 from hipercow_slurm.slurm.model import JobSpec
 
@@ -25,7 +33,6 @@ _STAY = re.compile(
     r"(KRB5.*|LD_.*|_?SLURM.*|SBATCH_.*|SRUN_.*|SALLOC_.*|SPANK_.*|_SPANK_.*|BASH_ENV|ENV|BASH_FUNC_.*|BASHOPTS|SHELLOPTS)",
     re.DOTALL,
 )
-_DIRECTIVE = re.compile(r"^#SBATCH[ \t]", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,47 +50,81 @@ class Planned:
     warnings: tuple[str, ...]
 
 
-def plan(body: JobBody, account: Account, *, comment: str) -> Planned:
+def plan(body: JobBody, account: Account, *, comment: str, allowed: config.Jobs | None = None) -> Planned:
     """Complete ``body`` for ``account``; ``comment`` is ours (it holds the marker), the user's follows it.
 
     Raises:
-        RequestError: the job could not run, with the reason.
+        RequestError: the job could not run, with the reason; ``bad-directive``: a #SBATCH line we do not take.
     """
+    body = with_directives(body)
     directory = _absolute("working_directory", body.working_directory or account.home, account.home)
     default = "slurm-%A_%a.out" if body.array else "slurm-%j.out"
     output = _absolute("output", body.output or default, directory)
     error = _absolute("error", body.error, directory) if body.error else output
-    environment, stayed = environment_of(body.environment, account)
+    environment, stayed = environment_of(body.environment, account, (allowed or config.Jobs()).environment)
     spec = JobSpec(
         script=body.script,
-        name=body.name,
-        partition=body.partition,
-        account=body.account,
-        qos=body.qos,
-        nodes=body.nodes,
-        tasks=body.tasks,
-        cpus_per_task=body.cpus_per_task,
-        memory_mb=body.memory_mb,
-        time_limit_min=body.time_limit_min,
         working_directory=directory,
         output=output,
         error=error if body.error else None,
         environment=environment,
-        hold=body.hold,
-        array=body.array,
+        hold=bool(body.hold),
         comment=f"{comment} {body.comment}" if body.comment else comment,
+        begin_time=None if body.begin_time is None else _epoch(body.begin_time),
+        exclusive="exclusive" if body.exclusive is True else body.exclusive or None,
+        **{key: getattr(body, key) for key in _AS_THEY_ARE},
     )
     check(spec)
     warnings = []
     if stayed:
         warnings.append(f"these environment variables do not travel to the cluster: {', '.join(stayed)}")
-    if _DIRECTIVE.search(body.script):
-        warnings.append("#SBATCH lines in the script are not read: give the options with the submission")
     return Planned(spec, directory, output, error, tuple(warnings))
 
 
-def environment_of(given: dict[str, str], account: Account) -> tuple[dict[str, str], list[str]]:
-    """The job's environment, and the names that were left behind.
+_MADE_HERE = {
+    "script",
+    "working_directory",
+    "output",
+    "error",
+    "environment",
+    "hold",
+    "comment",
+    "begin_time",
+    "exclusive",
+}
+_AS_THEY_ARE = tuple(key for key in JobSpec.__struct_fields__ if key not in _MADE_HERE)
+
+
+def with_directives(body: JobBody) -> JobBody:
+    """``body`` completed from its script's #SBATCH lines; what the request itself says wins.
+
+    Raises:
+        RequestError: ``bad-directive``, ``bad-export``.
+    """
+    if body.ignore_directives or "#SBATCH" not in body.script:
+        return body
+    found: dict[str, Any] = directives(body.script)
+    exports = environment(found.pop("export", ()), body.environment)
+    given = {key: value for key, value in found.items() if getattr(body, key) is None}
+    given["environment"] = {**exports, **body.environment}
+    try:
+        # Through the same door as the request: the same limits for the same keys.
+        return msgspec.convert({**msgspec.structs.asdict(body), **given}, JobBody)
+    except msgspec.ValidationError as error:
+        raise RequestError(f"the script's #SBATCH lines: {error}", code="bad-directive") from None
+
+
+def _epoch(text: str) -> int:
+    try:
+        return int(datetime.datetime.fromisoformat(moment(text)).timestamp())
+    except ValueError as error:
+        raise RequestError(f"begin_time: {error}") from None
+
+
+def environment_of(
+    given: dict[str, str], account: Account, allowed: Sequence[str] = ("*",)
+) -> tuple[dict[str, str], list[str]]:
+    """The job's environment, and the names that were left behind: not ``allowed``, or never.
 
     slurmrestd sets nothing of its own, so the account's variables come from the passwd database, always.
 
@@ -92,7 +133,8 @@ def environment_of(given: dict[str, str], account: Account) -> tuple[dict[str, s
     """
     if len(given) > VARIABLES:
         raise RequestError(f"the environment has {len(given)} variables; the limit is {VARIABLES}")
-    stayed = sorted(name for name in given if _STAY.fullmatch(name))
+    passes = re.compile("|".join(map(fnmatch.translate, allowed)) or r"(?!)")
+    stayed = sorted(name for name in given if _STAY.fullmatch(name) or not passes.fullmatch(name))
     environment = {"PATH": DEFAULT_PATH}
     environment.update((name, value) for name, value in given.items() if name not in set(stayed))
     environment.update(HOME=account.home, USER=account.localname, LOGNAME=account.localname, SHELL=account.shell)

@@ -35,8 +35,12 @@ class LoginBody(Body, frozen=True):
         return f"<LoginBody {self.username!r}>"
 
 
-class JobBody(Body, frozen=True):
-    """``POST /v1/jobs``. Paths may be relative: to the home directory, or to ``working_directory``."""
+class JobBody(Body, frozen=True, omit_defaults=True):
+    """One job. What is left out is taken from ``#SBATCH`` lines of the script, unless ``ignore_directives``.
+
+    Paths may be relative: to the home directory, or to ``working_directory``. ``begin_time`` is RFC 3339, or one
+    of sbatch's forms in the service's time zone. ``exclusive`` is true, ``user`` or ``mcs``.
+    """
 
     script: str
     name: Name | None = None
@@ -45,16 +49,34 @@ class JobBody(Body, frozen=True):
     qos: Name | None = None
     nodes: Count | None = None
     tasks: Count | None = None
+    tasks_per_node: Annotated[int, msgspec.Meta(ge=1, le=65533)] | None = None
     cpus_per_task: Annotated[int, msgspec.Meta(ge=1, le=65533)] | None = None
     memory_mb: Count | None = None
+    memory_per_cpu_mb: Count | None = None
+    gpus: Name | None = None
+    gpus_per_node: Name | None = None
+    gpus_per_task: Name | None = None
+    gres: Name | None = None
+    constraint: Name | None = None
+    nodelist: PathText | None = None
     time_limit_min: Count | None = None
+    begin_time: Annotated[str, msgspec.Meta(min_length=1, max_length=64)] | None = None
+    dependency: PathText | None = None
+    licenses: Name | None = None
+    reservation: Name | None = None
+    requeue: bool | None = None
+    exclusive: bool | Literal["user", "mcs"] | None = None
+    open_mode: Literal["append", "truncate"] | None = None
+    nice: Annotated[int, msgspec.Meta(ge=-(2**31) + 3, le=2**31 - 3)] | None = None
+    priority: Count | None = None
     working_directory: PathText | None = None
     output: PathText | None = None
     error: PathText | None = None
     environment: dict[str, str] = {}
-    hold: bool = False
+    hold: bool | None = None
     array: Name | None = None
     comment: Annotated[str, msgspec.Meta(max_length=800)] | None = None
+    ignore_directives: bool = False
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):

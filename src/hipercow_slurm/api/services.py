@@ -71,7 +71,7 @@ async def running(conf: Config) -> AsyncIterator[Services]:
         async with SlurmRest(
             conf.slurm.socket, timeout_s=conf.slurm.timeout_s, connections=conf.slurm.connections
         ) as slurm:
-            submitter = Submitter(conf.slurm, database, slurm, tokens, tickets)
+            submitter = Submitter(conf, database, slurm, tokens, tickets)
             jobs = Jobs(accounts, slurm, tokens, tickets, submitter)
             background = [asyncio.create_task(work) for work in (sessions.run(), _clean(database))]
             try:

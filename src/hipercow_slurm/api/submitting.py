@@ -25,7 +25,7 @@ import msgspec
 from hipercow_slurm import log
 from hipercow_slurm.api import submissions_db
 from hipercow_slurm.api.accounts import Account
-from hipercow_slurm.api.config import Slurm
+from hipercow_slurm.api.config import Config
 from hipercow_slurm.api.database import Database
 from hipercow_slurm.api.job_spec import Planned, plan
 from hipercow_slurm.api.problems import current_request_id
@@ -46,14 +46,15 @@ class Submitter:
     """Makes jobs, each at most once."""
 
     def __init__(
-        self, conf: Slurm, database: Database, slurm: SlurmRest, tokens: SlurmTokens, tickets: Tickets
+        self, conf: Config, database: Database, slurm: SlurmRest, tokens: SlurmTokens, tickets: Tickets
     ) -> None:
+        self._conf = conf.jobs
         self._database = database
         self._slurm = slurm
         self._tokens = tokens
         self._tickets = tickets
-        self._settled_s = conf.timeout_s + 5
-        self._min_job_age_s = conf.min_job_age_s
+        self._settled_s = conf.slurm.timeout_s + 5
+        self._min_job_age_s = conf.slurm.min_job_age_s
         self._keys: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()
 
     async def submit(
@@ -70,7 +71,7 @@ class Submitter:
             UnavailableError: Slurm, the signer or the credential cache do not answer; no job was made.
         """
         marker = secrets.token_hex(8)
-        planned = plan(body, account, comment=_comment(marker))
+        planned = plan(body, account, comment=_comment(marker), allowed=self._conf)
         row = Submission(
             marker=marker,
             principal=session.principal,
@@ -90,7 +91,8 @@ class Submitter:
             filed = await self._database.run(submissions_db.reserve(row))
             if filed.marker == marker:
                 return await self._first(session, filed, planned)
-            return await self._again(session, filed, row, plan(body, account, comment=_comment(filed.marker)))
+            repeated = plan(body, account, comment=_comment(filed.marker), allowed=self._conf)
+            return await self._again(session, filed, row, repeated)
 
     async def _first(self, session: Session, row: Submission, planned: Planned) -> tuple[int, tuple[str, ...]]:
         """Ask Slurm; afterwards the row says what came of it."""

@@ -144,7 +144,9 @@ class _Reading:
             cache_dir=self._text("auksd", "cachedir"),
             acl_file=self._text("auksd", "aclfile"),
             renew_delay_s=self._number("renewer", "delay", 60),
-            min_life_s=self._number("renewer", "minlifetime", 300) if ("renewer", "minlifetime") in self._noted else None,
+            min_life_s=self._number("renewer", "minlifetime", 300)
+            if ("renewer", "minlifetime") in self._noted
+            else None,
             noted=self._noted,
             findings=tuple(f"{self._file}:{line}: {text}" for line, text in sorted(self._findings)),
         )

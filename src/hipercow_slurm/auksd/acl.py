@@ -10,6 +10,7 @@ both name file and line. Source: protocol notes, section 8.
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 import socket
 from collections.abc import Callable, Iterable
@@ -75,8 +76,11 @@ class Acl:
         return self._known[key]
 
 
-def load(path: Path) -> Acl:
+def load(path: Path, *, lenient: bool = False) -> Acl:
     """Read an ACL file.
+
+    Args:
+        lenient: an expression that does not compile is a warning and its rule matches nobody, as with AUKS.
 
     Raises:
         ConfigError: it cannot be read, or what ``parse`` raises.
@@ -85,22 +89,28 @@ def load(path: Path) -> Acl:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"cannot read ACL {path}: {error}") from error
-    return parse(text, str(path))
+    return parse(text, str(path), lenient=lenient)
 
 
-def parse(text: str, file: str, *, resolve: Resolver | None = None) -> Acl:
+def parse(text: str, file: str, *, resolve: Resolver | None = None, lenient: bool = False) -> Acl:
     """Read the text of an ACL file.
 
     Args:
         file: its name, for messages.
         resolve: name to IPv4 addresses, none when unknown; the system's resolver by default.
+        lenient: see ``load``.
 
     Raises:
         ConfigError: bad grammar, a rule without principal or host, an unknown role, an expression that does not
             compile, or no rule at all.
     """
-    reading = _Reading(file, resolve or _resolve)
-    rules = [rule for block in grammar.parse(text, file) if (rule := reading.rule(block)) is not None]
+    return of_blocks(grammar.parse(text, file), file, resolve=resolve, lenient=lenient)
+
+
+def of_blocks(blocks: Iterable[Block], file: str, *, resolve: Resolver | None = None, lenient: bool = False) -> Acl:
+    """The rules in these blocks; see ``parse``."""
+    reading = _Reading(file, resolve or _resolve, lenient=lenient)
+    rules = [rule for block in blocks if (rule := reading.rule(block)) is not None]
     if not rules:
         raise ConfigError(f"{file}: there is no rule in it, so nobody could do anything")
     return Acl(rules, reading.warnings)
@@ -109,9 +119,10 @@ def parse(text: str, file: str, *, resolve: Resolver | None = None) -> Acl:
 class _Reading:
     """Turns blocks into rules and collects warnings."""
 
-    def __init__(self, file: str, resolve: Resolver) -> None:
+    def __init__(self, file: str, resolve: Resolver, *, lenient: bool) -> None:
         self._file = file
-        self._resolve = resolve
+        self._resolve = functools.cache(resolve)
+        self._lenient = lenient
         self.warnings: list[str] = []
 
     def rule(self, block: Block) -> Rule | None:
@@ -125,12 +136,14 @@ class _Reading:
         if block.first("role") is None:
             self._warn(block.line, "the rule has no role and is skipped")
             return None
-        return Rule(
-            self._principal(self._setting(block, "principal")),
-            self._hosts(self._setting(block, "host")),
-            self._role(self._setting(block, "role")),
-            block.line,
-        )
+        hosts, role = self._hosts(self._setting(block, "host")), self._role(self._setting(block, "role"))
+        try:
+            return Rule(self._principal(self._setting(block, "principal")), hosts, role, block.line)
+        except ConfigError as error:
+            if not self._lenient:
+                raise
+            self.warnings.append(f"{error.message}; the rule matches nobody")
+            return None
 
     def _setting(self, block: Block, key: str) -> Setting:
         setting = block.first(key)
@@ -163,6 +176,8 @@ class _Reading:
     def _hosts(self, setting: Setting) -> frozenset[str] | None:
         if setting.value == "*":
             return None
+        if self._lenient:
+            self._warn(setting.line, f"host {setting.value!r} counts from now on; AUKS never matched such a rule")
         try:
             return frozenset({str(ipaddress.IPv4Address(setting.value))})
         except ValueError:

@@ -1,4 +1,4 @@
-"""The credential cache's configuration, ``auksd.toml``.
+"""The credential cache's configuration: ``auksd.toml``, or an ``auks.conf`` as it is.
 
 [auksd]
 listen = "0.0.0.0:12345"
@@ -10,6 +10,11 @@ key_file = "/etc/hipercow-slurm/auksd.key"
 
 [renew]          # optional, as is every key in it
 threads = 4
+
+[[rule]]         # these in place of the file "acl", first match wins
+principal = '^host/[a-z0-9.-]+@EXAMPLE\\.ORG$'
+host = "*"
+role = "admin"
 """
 
 from __future__ import annotations
@@ -20,6 +25,7 @@ from pathlib import Path
 import msgspec
 
 from hipercow_slurm import config
+from hipercow_slurm.auksconf import conf as auks_conf
 from hipercow_slurm.auksd.agenda import Timing
 from hipercow_slurm.errors import ConfigError
 
@@ -29,6 +35,8 @@ class Auksd(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     Attributes:
         principal: the service clients ask the KDC for; None accepts any key of the keytab.
+        acl: file of rules in AUKS' grammar; None: they are the ``[[rule]]`` tables.
+        import_dir: a CacheDir of AUKS; what is in it is taken over when there is no store yet.
         listen: IPv4 address and port; AUKS has no IPv6.
         connections, connections_per_peer: at these many, the oldest connection without a request yet is closed
             for a new one; if there is none, the new one is.
@@ -38,10 +46,11 @@ class Auksd(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """
 
     keytab: str
-    acl: str
     store: str
     key_file: str
+    acl: str | None = None
     principal: str | None = None
+    import_dir: str | None = None
     listen: str = "0.0.0.0:12345"
     connections: int = 4096
     connections_per_peer: int = 1024
@@ -79,20 +88,39 @@ class Renew(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return Timing(self.at, self.jitter, self.margin_s, self.retry_first_s, self.retry_max_s)
 
 
+class Rule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One table ``[[rule]]``; values as in an ACL file, see ``acl.py``."""
+
+    principal: str
+    role: str
+    host: str = "*"
+
+
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The whole file."""
 
     auksd: Auksd
     renew: Renew = Renew()
+    rule: tuple[Rule, ...] = ()
 
 
-def load(path: Path) -> Config:
-    """Read and check the file.
+def load(path: Path, *, state: Path | None = None) -> Config:
+    """Read and check the file; one in AUKS' grammar gives a ``from_auks.FromAuks``.
+
+    Args:
+        state: where the store is if the file is AUKS'; None: see ``from_auks.state_dir``.
 
     Raises:
-        ConfigError: see ``config.load``; or a value out of range.
+        ConfigError: see ``config.load`` and ``from_auks.configuration``; or a value out of range.
     """
-    found = config.load(path, Config)
+    if auks_conf.is_auks(path):
+        from hipercow_slurm.auksd import from_auks  # it needs the structs of this module
+
+        found: Config = from_auks.configuration(auks_conf.load(path, daemon=True), state=state or from_auks.state_dir())
+    else:
+        found = config.load(path, Config)
+    if (found.auksd.acl is None) == (not found.rule):
+        raise ConfigError(f"{path}: give either auksd.acl or [[rule]] tables")
     found.auksd.address()
     section, renew = found.auksd, found.renew
     _check(path, "auksd.connections", section.connections > 0 and section.connections_per_peer > 0)

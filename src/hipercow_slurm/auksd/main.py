@@ -9,9 +9,10 @@ import resource
 from pathlib import Path
 
 from hipercow_slurm import daemon, log
-from hipercow_slurm.auksd import acl, config
+from hipercow_slurm.auksd import acl, config, from_auks, importing, rules
 from hipercow_slurm.auksd.accounts import Accounts
 from hipercow_slurm.auksd.config import Config
+from hipercow_slurm.auksd.from_auks import FromAuks
 from hipercow_slurm.auksd.renewer import Renewer, renew_at_kdc
 from hipercow_slurm.auksd.server import Server
 from hipercow_slurm.auksd.service import Service
@@ -26,47 +27,78 @@ LOOKUP_THREADS = 4
 RESERVED_FILES = 64  # descriptors that are not connections
 
 
-def check(path: Path) -> list[str]:
-    """Read the configuration and all files it names; returns the ACL's warnings.
+def check(path: Path, *, state: Path | None = None) -> list[str]:
+    """Read the configuration and all files it names; returns what an admin should look at.
 
     Raises:
         ConfigError: whatever would keep the daemon from starting, except a store in use.
     """
-    found = config.load(path)
-    rules = acl.load(Path(found.auksd.acl))
-    read_key_file(Path(found.auksd.key_file))
+    found = config.load(path, state=state)
+    allowed = rules.load(found)
+    if not isinstance(found, FromAuks) or Path(found.auksd.key_file).exists():  # the first start makes it otherwise
+        read_key_file(Path(found.auksd.key_file))
     _check_keytab(found.auksd.keytab)
-    return list(rules.warnings)
+    notes = found.notes if isinstance(found, FromAuks) else ()
+    return [*_findings(found), *notes, *allowed.warnings]
 
 
-async def serve(path: Path, stop: asyncio.Event) -> None:
+async def take_over(path: Path, folder: Path, *, state: Path | None = None) -> list[importing.Taken]:
+    """Import a CacheDir of AUKS into the store of ``path``, whose daemon must not be running.
+
+    Raises:
+        ConfigError, UnavailableError: as ``serve``; CredentialError: as ``importing.import_dir``.
+    """
+    os.umask(0o077)
+    found = config.load(path, state=state)
+    from_auks.prepare(found)
+    store = SqliteStore(Path(found.auksd.store), read_key_file(Path(found.auksd.key_file)))
+    workers = Workers(LOOKUP_THREADS, "auksd")
+    try:
+        return await importing.import_dir(folder, store, Accounts(workers), workers)
+    finally:
+        workers.stop()
+        await store.close()
+
+
+async def serve(path: Path, stop: asyncio.Event, *, state: Path | None = None) -> None:
     """Run the cache with the configuration file ``path`` until ``stop`` is set.
+
+    Args:
+        state: where the store is if the file is AUKS'.
 
     Raises:
         ConfigError: something named in the configuration is missing or wrong.
         UnavailableError: the address is taken.
     """
     os.umask(0o077)
-    found = config.load(path)
+    found = config.load(path, state=state)
     section = found.auksd
-    rules = acl.load(Path(section.acl))
-    for warning in rules.warnings:
+    for finding in _findings(found):
+        log.get().warning("auksd.config", why=finding)
+    allowed = await asyncio.to_thread(rules.load, found)  # names of hosts are looked up
+    for warning in allowed.warnings:
         log.get().warning("auksd.acl", why=warning)
     _check_keytab(section.keytab)
     _allow_files(section.connections)
+    taking = importing.begin(found, first=from_auks.prepare(found))
     store = SqliteStore(Path(section.store), read_key_file(Path(section.key_file)))
     try:
-        await _run(found, rules, store, stop)
+        await _run(found, allowed, store, stop, taking)
     finally:
         await store.close()
     log.get().info("auksd.stopped")
 
 
-async def _run(found: Config, rules: acl.Acl, store: SqliteStore, stop: asyncio.Event) -> None:
+async def _run(
+    found: Config, allowed: acl.Acl, store: SqliteStore, stop: asyncio.Event, taking: importing.Begun | None
+) -> None:
     section, renew = found.auksd, found.renew
     workers = Workers(LOOKUP_THREADS, "auksd")
+    accounts = Accounts(workers)
+    if taking is not None:
+        await importing.finish(taking, store, accounts, workers)
     renewer = Renewer(store, renew_at_kdc, threads=renew.threads, rate_per_s=renew.rate_per_s, timing=renew.timing())
-    service = Service(store, rules, Accounts(workers), renewer, workers, krbcred.parse)
+    service = Service(store, allowed, accounts, renewer, workers, krbcred.parse)
     server = Server(section, service, lambda ours, theirs: _acceptor(section, ours, theirs), workers)
     count = await renewer.load()
     host, port = await server.start()
@@ -85,6 +117,10 @@ async def _run(found: Config, rules: acl.Acl, store: SqliteStore, stop: asyncio.
             await renewing
         renewer.stop()
         workers.stop()
+
+
+def _findings(found: Config) -> list[str]:
+    return [*found.findings] if isinstance(found, FromAuks) else []
 
 
 def _acceptor(section: config.Auksd, ours: bytes, theirs: bytes) -> Acceptor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -12,15 +13,14 @@ import click
 from click.core import ParameterSource
 
 from hipercow_slurm.cli.common import EXAMPLES, as_json_option, clock, connect, print_json, warn, when
-from hipercow_slurm.cli.sbatch import directives, environment, sbatch_options
+from hipercow_slurm.cli.sbatch import sbatch_options
 from hipercow_slurm.client.http import Client
 from hipercow_slurm.client.models import Job
 from hipercow_slurm.client.problems import clean
 from hipercow_slurm.errors import Error, RequestError
+from hipercow_slurm.sbatch import directives, environment
 
 SCRIPT_LIMIT = 16 * 2**20
-# The API says this about any script with #SBATCH lines; here they have been read.
-NOT_READ = "#SBATCH lines in the script"
 
 
 @click.command(
@@ -64,17 +64,21 @@ def submit(
         job = client.submit(_spec(text, name, {**asked, **given}), idempotency_key=idempotency_key)
         _announce(job, as_json=as_json and not wait_, parsable=parsable, quiet=as_json)
         for text in job.warnings:
-            if asked == {} or not text.startswith(NOT_READ):
-                warn(clean(text))
+            warn(clean(text))
         if wait_:
             ctx.exit(_wait(client, job.job_id, as_json=as_json))
 
 
 def _spec(script: str, name: str | None, wanted: dict[str, Any]) -> dict[str, Any]:
-    """The API's JSON object; only what was asked for is in it."""
+    """The API's JSON object; only what was asked for is in it. #SBATCH lines have been read here, if at all."""
     spec: dict[str, Any] = {"script": script, **({"name": name} if name else {}), **wanted}
-    spec["environment"] = environment(spec.pop("export", ()))
-    return {key: value for key, value in spec.items() if value not in (None, {}, False)}
+    spec["environment"] = environment(spec.pop("export", ()), os.environ)
+    spec["ignore_directives"] = "#SBATCH" in script
+    return {
+        key: value
+        for key, value in spec.items()
+        if value not in (None, {}) and (value is not False or key == "requeue")
+    }
 
 
 def _script(argument: str) -> tuple[str, str | None]:

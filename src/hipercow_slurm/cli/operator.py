@@ -65,22 +65,49 @@ def signer(config_path: Path, act: str | None) -> None:
     "--config",
     "config_path",
     type=click.Path(dir_okay=False, path_type=Path),
+    envvar="AUKSD_CONF",
     default=CONFIG_DIR / "auksd.toml",
     show_default=True,
-    help="Configuration file.",
+    help="Configuration file, TOML or an auks.conf as it is.  [env: AUKSD_CONF]",
 )
 @click.option("--check-config", is_flag=True, help="Read the configuration and the files it names, then exit.")
-def auksd(config_path: Path, check_config: bool) -> None:
+@click.option(
+    "--import",
+    "folder",
+    metavar="DIR",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Take over the aukscc_* files of AUKS' CacheDir while no auksd runs, then exit.",
+)
+@click.option(
+    "--state",
+    metavar="DIR",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Where the store is when the configuration is an auks.conf.  [default: $STATE_DIRECTORY, "
+    "/var/lib/hipercow-slurm/auksd]",
+)
+@click.option("-F", "foreground", is_flag=True, help="Accepted; it always stays in the foreground.")
+@click.option("-v", "verbose", count=True, help="Accepted; every decision is logged.")
+@click.option("-d", "debug", count=True, help="Accepted; every decision is logged.")
+def auksd(config_path: Path, check_config: bool, folder: Path | None, state: Path | None, **_as_auksd: int) -> None:
     """Run the credential cache until it is told to stop (TERM)."""
     from hipercow_slurm import daemon
     from hipercow_slurm.auksd import main
 
     if check_config:
-        for warning in main.check(config_path):
+        for warning in main.check(config_path, state=state):
             click.echo(f"warning: {warning}", err=True)
         click.echo(f"{config_path}: good")
-        return
-    daemon.run("auksd", lambda stop: main.serve(config_path, stop))
+    elif folder is not None:
+        import asyncio
+
+        from hipercow_slurm.auksd import importing
+
+        done = asyncio.run(main.take_over(config_path, folder, state=state))
+        for one in done:
+            click.echo(f"{one.file}: {one.result}: {one.principal or '-'}: {one.why}")
+        click.echo(importing.summary(done))
+    else:
+        daemon.run("auksd", lambda stop: main.serve(config_path, stop, state=state))
 
 
 @click.command()

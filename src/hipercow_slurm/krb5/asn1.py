@@ -30,7 +30,7 @@ class Int32(core.Integer):
 
     def set(self, value: int) -> None:
         if not self.low <= value <= self.high:
-            raise ValueError(f"{type(self).__name__}: an integer out of range")
+            raise ValueError(f"{type(self).__name__}: an integer that is out of range")
         super().set(value)
 
 
@@ -48,6 +48,14 @@ class Version(Int32):
     """pvno and tkt-vno."""
 
     low, high = 5, 5
+
+
+class _CredType(Int32):
+    low, high = 22, 22
+
+
+class _ErrorType(Int32):
+    low, high = 30, 30
 
 
 class KerberosString(core.GeneralString):
@@ -146,14 +154,14 @@ class KrbCred(core.Sequence):
     explicit = (APPLICATION, 22)
     _fields = [
         ("pvno", Version, _at(0)),
-        ("msg-type", Int32, _at(1)),
+        ("msg-type", _CredType, _at(1)),
         ("tickets", Tickets, _at(2)),
         ("enc-part", EncryptedData, _at(3)),
     ]
 
 
 class KrbCredInfo(core.Sequence):
-    """What is not marked optional here is so in RFC 4120; without it a ticket is of no use, and libkrb5 1.20 crashes."""
+    """Required here and optional in RFC 4120: what a ticket is of no use without, and libkrb5 1.20 crashes on."""
 
     _fields = [
         ("key", EncryptionKey, _at(0)),
@@ -194,7 +202,7 @@ class KrbError(core.Sequence):
     explicit = (APPLICATION, 30)
     _fields = [
         ("pvno", Version, _at(0)),
-        ("msg-type", Int32, _at(1)),
+        ("msg-type", _ErrorType, _at(1)),
         ("ctime", KerberosTime, _at(2, optional=True)),
         ("cusec", Microseconds, _at(3, optional=True)),
         ("stime", KerberosTime, _at(4)),
@@ -219,7 +227,7 @@ def load(spec: type[Spec], data: bytes, what: str) -> Spec:
         ProtocolError: anything else.
     """
     try:
-        value = spec.load(data, strict=True)
+        value: Spec = spec.load(data, strict=True)
         again = value.dump(force=True)
     except _REFUSALS as error:
         raise ProtocolError(f"{what}: {_reason(error)}") from error
@@ -260,17 +268,20 @@ def check_message(data: bytes, number: int, what: str, *, limit: int) -> None:
     if len(data) > limit:
         raise ProtocolError(f"{what}: {len(data)} bytes where at most {limit} are taken")
     outer = _header(0x60 | number, len(data))
-    begin = outer + _header(0x30, len(data) - len(outer)) + bytes((0xA0, 3, 2, 1, 5, 0xA1, 3, 2, 1, number))
-    if not data.startswith(begin):
+    inner = _header(0x30, len(data) - len(outer))
+    begin = outer + inner + bytes((0xA0, 3, 2, 1, 5, 0xA1, 3, 2, 1, number))
+    if not outer or not inner or not data.startswith(begin):
         raise ProtocolError(f"{what}: {len(data)} bytes that are not one whole message of type {number} in DER")
 
 
 def _header(tag: int, size: int) -> bytes:
-    """Tag and length of a DER value that has ``size`` bytes with them; empty if no value has that size."""
-    for octets in range(5):
+    """Tag and length of the DER value that has ``size`` bytes with them; empty where no value can."""
+    if 2 <= size <= 0x81:
+        return bytes((tag, size - 2))
+    for octets in range(1, 5):
         content = size - 2 - octets
-        if content >= 0 and (content.bit_length() + 7) // 8 == octets if content >= 0x80 else octets == 0:
-            return bytes((tag, 0x80 | octets)) + content.to_bytes(octets, "big") if octets else bytes((tag, content))
+        if content >= 0x80 and (content.bit_length() + 7) // 8 == octets:
+            return bytes((tag, 0x80 | octets)) + content.to_bytes(octets, "big")
     return b""
 
 

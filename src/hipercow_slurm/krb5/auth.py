@@ -20,7 +20,7 @@ from typing import NoReturn, Self
 from hipercow_slurm.errors import InternalError, ProtocolError
 from hipercow_slurm.krb5 import codes, convert, keytab, krberror, names
 from hipercow_slurm.krb5 import creds as kdc
-from hipercow_slurm.krb5.der import check_message
+from hipercow_slurm.krb5.asn1 import check_message
 from hipercow_slurm.krb5.krbcred import Ticket, tickets
 from hipercow_slurm.krb5.lib import NULL, Krb5Error, as_data, check, context, ffi, lib, own, release, take_data
 from hipercow_slurm.values import KrbCred
@@ -68,14 +68,7 @@ def service_ticket(cred: KrbCred, service: str) -> ServiceTicket:
         UnavailableError: ``kdc-unreachable``.
     """
     wanted = names.full(service)
-    found = tickets(cred)
-    holder, request = ffi.new("krb5_creds **"), ffi.new("krb5_creds *")
-    client, server = convert.principal(found[0].client), convert.principal(wanted)
-    request.client, request.server = client, server
-    with kdc.memory_ccache(found) as ccache:
-        code = lib.krb5_get_credentials(context(), 0, ccache, request, holder)
-        check(code, f"get a ticket for {wanted} as {cred.client}", codes.TGS)
-    return ServiceTicket(wanted, convert.ticket(own(holder[0], lib.krb5_free_creds)))
+    return ServiceTicket(wanted, kdc.ticket_for(tickets(cred), wanted))
 
 
 _get_service_ticket = service_ticket  # Initiator has an argument of that name

@@ -12,11 +12,12 @@ from hipercow_slurm.krb5.krbcred import Ticket
 from hipercow_slurm.krb5.lib import check, ffi, fresh, lib, own
 
 
-def read_all(ccache: str | None) -> tuple[str, list[Ticket]]:
+def read_all(ccache: str | None, *, destroy: bool = False) -> tuple[str, list[Ticket]]:
     """The owner of a cache and its tickets; entries whose names we would take from nobody are passed over.
 
     Args:
         ccache: full name; None is the default cache (KRB5CCNAME, then krb5.conf).
+        destroy: the cache is gone afterwards, whatever was found in it.
 
     Raises:
         CredentialError: code ``no-tgt``: no such cache, or not readable.
@@ -39,7 +40,7 @@ def read_all(ccache: str | None) -> tuple[str, list[Ticket]]:
             owner = convert.principal_text(own(name[0], lib.krb5_free_principal))
             return owner, _tickets(own_context, holder[0], run)
         finally:
-            lib.krb5_cc_close(own_context, holder[0])
+            (lib.krb5_cc_destroy if destroy else lib.krb5_cc_close)(own_context, holder[0])
 
 
 def _tickets(own_context: Any, ccache: Any, run: Any) -> list[Ticket]:

@@ -61,6 +61,7 @@ typedef struct _krb5_verify_init_creds_opt { int32_t flags; int ap_req_nofail; }
 CONSTANTS = """
 #define AP_OPTS_MUTUAL_REQUIRED 0x20000000
 #define AP_OPTS_USE_SUBKEY 0x00000001
+#define KRB5_FAST_REQUIRED 0x0001
 #define KRB5_AUTH_CONTEXT_DO_SEQUENCE 0x00000004
 #define KRB5_AUTH_CONTEXT_USE_SUBKEY 0x00000020
 """
@@ -114,6 +115,8 @@ void krb5_get_init_creds_opt_set_forwardable(krb5_get_init_creds_opt *, int);
 void krb5_get_init_creds_opt_set_proxiable(krb5_get_init_creds_opt *, int);
 void krb5_get_init_creds_opt_set_canonicalize(krb5_get_init_creds_opt *, int);
 void krb5_get_init_creds_opt_set_address_list(krb5_get_init_creds_opt *, krb5_address **);
+krb5_error_code krb5_get_init_creds_opt_set_fast_ccache(krb5_context, krb5_get_init_creds_opt *, krb5_ccache);
+krb5_error_code krb5_get_init_creds_opt_set_fast_flags(krb5_context, krb5_get_init_creds_opt *, int32_t);
 krb5_error_code krb5_get_init_creds_password(krb5_context, krb5_creds *, krb5_principal, const char *, void *,
     void *, int32_t, const char *, krb5_get_init_creds_opt *);
 krb5_error_code krb5_get_init_creds_keytab(krb5_context, krb5_creds *, krb5_principal, krb5_keytab, int32_t,
@@ -130,7 +133,12 @@ krb5_error_code krb5_verify_init_creds(krb5_context, krb5_creds *, krb5_principa
     krb5_verify_init_creds_opt *);
 krb5_error_code krb5_get_renewed_creds(krb5_context, krb5_creds *, krb5_principal, krb5_ccache, const char *);
 krb5_error_code krb5_get_credentials(krb5_context, int32_t, krb5_ccache, krb5_creds *, krb5_creds **);
+krb5_error_code krb5_fwd_tgt_creds(krb5_context, krb5_auth_context, const char *, krb5_principal, krb5_principal,
+    krb5_ccache, int, krb5_data *);
 void krb5_free_creds(krb5_context, krb5_creds *);
+krb5_error_code krb5_change_password(krb5_context, krb5_creds *, const char *, int *, krb5_data *, krb5_data *);
+krb5_error_code krb5_chpw_message(krb5_context, const krb5_data *, char **);
+void krb5_free_string(krb5_context, char *);
 void krb5_free_cred_contents(krb5_context, krb5_creds *);
 """
 

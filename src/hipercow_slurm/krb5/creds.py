@@ -8,13 +8,15 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
-from hipercow_slurm.errors import CredentialError
+from hipercow_slurm.errors import AccessError, CredentialError, RequestError
 from hipercow_slurm.krb5 import codes, convert, krbcred, names
 from hipercow_slurm.krb5 import keytab as keytabs
-from hipercow_slurm.krb5.krbcred import RENEWABLE, Ticket
-from hipercow_slurm.krb5.lib import NULL, check, context, error_of, ffi, fresh, lib, own, release, wipe
+from hipercow_slurm.krb5.krbcred import FORWARDABLE, RENEWABLE, Ticket
+from hipercow_slurm.krb5.lib import NULL, check, context, error_of, ffi, fresh, lib, own, release, take_data, wipe
+from hipercow_slurm.krb5.principal import Principal
 from hipercow_slurm.values import KrbCred
 
 # Ask for more than any site allows; the KDC cuts it down to its own limit.
@@ -32,6 +34,7 @@ def password_tgt(
     service: str | None,
     lifetime_s: int | None = None,
     renew_s: int | None = None,
+    armor: KrbCred | None = None,
 ) -> KrbCred:
     """Get a TGT with a password, and prove with a keytab that the KDC which gave it is the real one.
 
@@ -43,6 +46,8 @@ def password_tgt(
         keytab: holds a key of ``service`` that only the genuine KDC knows too.
         service: principal to verify with; None takes the keytab's first.
         lifetime_s, renew_s: seconds to ask for; None asks for krb5.conf's ticket_lifetime, and a year of renewal.
+        armor: a TGT of our own that protects the exchange (FAST, RFC 6113), where the KDC offers that: nobody on the
+            way can then guess the password from what passed.
 
     Raises:
         CredentialError: ``login-failed`` (unknown user and wrong password alike), ``password-expired``,
@@ -58,11 +63,11 @@ def password_tgt(
     # libkrb5 takes a C string: it would stop at a NUL, and ask for another password when there is none.
     if not password or 0 in password:
         raise error_of(codes.NUMBERS["KRB5KDC_ERR_PREAUTH_FAILED"], doing, codes.LOGIN)
-    client, found = convert.principal(user), _empty_creds()
+    client, found = convert.principal(user), empty_creds()
     secret = ffi.new("char[]", len(password) + 1)
     try:
         ffi.memmove(secret, password, len(password))
-        with fresh() as own_context, _options(own_context, lifetime_s, renew_s) as options:
+        with fresh() as own_context, armored(own_context, lifetime_s, renew_s, armor) as options:
             code = lib.krb5_get_init_creds_password(own_context, found, client, secret, NULL, NULL, 0, NULL, options)
             if code == codes.NUMBERS["KRB5KDC_ERR_KEY_EXP"] and _must_change(own_context, client, options):
                 raise CredentialError(
@@ -85,7 +90,7 @@ def keytab_tgt(principal: str, keytab: str) -> KrbCred:
         UnavailableError, CredentialError, AccessError: as ``password_tgt``.
     """
     user = keytabs.check_service(keytab, principal)
-    client, found = convert.principal(user), _empty_creds()
+    client, found = convert.principal(user), empty_creds()
     with fresh() as own_context, _options(own_context, None, None) as options, keytabs.opened(keytab) as handle:
         code = lib.krb5_get_init_creds_keytab(own_context, found, client, handle, 0, NULL, options)
         check(code, f"get a ticket for {user} with the keytab {keytab}", codes.KEYTAB_LOGIN, own_context)
@@ -93,7 +98,9 @@ def keytab_tgt(principal: str, keytab: str) -> KrbCred:
 
 
 def renew(cred: KrbCred) -> KrbCred:
-    """Renew a TGT at the KDC; a cross-realm TGT beside it is kept while it is valid.
+    """Renew a TGT at the KDC, and get cross-realm tickets beside it anew where they would end before it.
+
+    A cross-realm ticket that the KDC does not give any more is kept while it is valid.
 
     Raises:
         CredentialError: ``not-renewable``, ``renew-exhausted`` (renew_till has passed), ``expired``, ``clock-skew``,
@@ -110,10 +117,103 @@ def renew(cred: KrbCred) -> KrbCred:
         raise CredentialError(
             f"cannot {doing}: its renewable time has passed", code="renew-exhausted", hint=codes.EXPIRED.hint
         )
-    client, found = convert.principal(tgt.client), _empty_creds()
+    client, found = convert.principal(tgt.client), empty_creds()
     with memory_ccache([tgt]) as ccache:
         check(lib.krb5_get_renewed_creds(context(), found, client, ccache, NULL), doing, codes.TGS)
-    return krbcred.build([convert.ticket(found), *(one for one in others if one.endtime > now)])
+    renewed = convert.ticket(found)
+    return krbcred.build([renewed, *_as_long(others, renewed)])
+
+
+def cross_realm_tgt(cred: KrbCred, realm: str) -> KrbCred:
+    """The TGT of ``cred`` and, after it, a new ticket krbtgt/REALM with which it asks for services of that realm.
+
+    Raises:
+        RequestError: ``bad-realm``: it is the user's own, or no realm's name.
+        AccessError: ``unknown-service``: the KDC has no trust in that realm; ``kdc-refused``.
+        CredentialError: ``expired``, ``clock-skew``.
+        UnavailableError: ``kdc-unreachable``.
+    """
+    tgt = krbcred.tickets(cred)[0]
+    home = Principal.parse(tgt.client).realm
+    try:
+        wanted = Principal.of(("krbtgt", realm), home)
+    except RequestError as error:
+        raise RequestError(f"{realm!r} is not the name of a realm", code="bad-realm") from error
+    if realm == home:
+        raise RequestError(f"{tgt.client} is of realm {realm}: there is nothing to cross", code="bad-realm")
+    return krbcred.build([tgt, ticket_for([tgt], str(wanted))])
+
+
+def addressless(cred: KrbCred) -> KrbCred:
+    """Exchange a TGT that is bound to addresses for one that is not; ``cred`` itself if it is not bound.
+
+    The KDC gives a forwarded TGT for it, and asks that the request comes from one of those addresses.
+
+    Raises:
+        CredentialError: ``not-forwardable``; ``wrong-address`` (this host is none of them); ``expired``,
+            ``clock-skew``.
+        AccessError: ``kdc-refused``.
+        UnavailableError: ``kdc-unreachable``.
+    """
+    tgt, *others = krbcred.tickets(cred)
+    if not tgt.addresses:
+        return cred
+    doing = f"get an addressless TGT for {tgt.client}"
+    if not tgt.flags & FORWARDABLE:
+        raise CredentialError(
+            f"cannot {doing}: the TGT is not forwardable",
+            code="not-forwardable",
+            hint="get a forwardable or an addressless one: kinit -f, or kinit -A",
+        )
+    client, out = convert.principal(tgt.client), ffi.new("krb5_data *")
+    with _plain_auth() as auth, memory_ccache([replace(tgt, addresses=())]) as ccache:
+        # libkrb5 asks for an addressless TGT when the one at hand is: so it is told that. The host is not looked at.
+        code = lib.krb5_fwd_tgt_creds(context(), auth, b"any", client, NULL, ccache, 1, out)
+    check(code, doing, codes.TGS)
+    new = krbcred.tickets(krbcred.parse(take_data(out)))[0]
+    return krbcred.build([new, *(ticket_for([new], one.server) if one.addresses else one for one in others)])
+
+
+def ticket_for(found: list[Ticket], server: str) -> Ticket:
+    """A ticket for ``server`` (full principal text) from the KDC, by the TGTs at hand, the client's own first.
+
+    Raises:
+        CredentialError: ``expired``, ``clock-skew``, ``no-tgt``.
+        AccessError: ``unknown-service``, ``kdc-refused``.
+        UnavailableError: ``kdc-unreachable``.
+    """
+    holder, request = ffi.new("krb5_creds **"), ffi.new("krb5_creds *")
+    client, service = convert.principal(found[0].client), convert.principal(server)
+    request.client, request.server = client, service
+    with memory_ccache(found) as ccache:
+        code = lib.krb5_get_credentials(context(), 0, ccache, request, holder)
+        check(code, f"get a ticket for {server} as {found[0].client}", codes.TGS)
+    return convert.ticket(own(holder[0], lib.krb5_free_creds))
+
+
+def _as_long(others: list[Ticket], tgt: Ticket) -> Iterator[Ticket]:
+    """Cross-realm tickets that last as long as the TGT, got anew where needed; the old one if the KDC refuses."""
+    for one in others:
+        new = one
+        if one.endtime < tgt.endtime:
+            # A KDC that is down is an error, so that the caller tries again; one that refuses would go on doing so.
+            with contextlib.suppress(AccessError, CredentialError):
+                new = ticket_for([tgt], one.server)
+        if new.endtime > time.time():
+            yield new
+
+
+@contextlib.contextmanager
+def _plain_auth() -> Iterator[Any]:
+    """An auth context without key and flags: KRB-CREDs made with it are in clear."""
+    holder = ffi.new("krb5_auth_context *")
+    check(lib.krb5_auth_con_init(context(), holder), "set up authentication", codes.SETUP)
+    auth = own(holder[0], lib.krb5_auth_con_free)
+    try:
+        check(lib.krb5_auth_con_setflags(context(), auth, 0), "set up authentication", codes.SETUP)
+        yield auth
+    finally:
+        release(auth)
 
 
 @contextlib.contextmanager
@@ -133,9 +233,26 @@ def memory_ccache(tickets: list[Ticket]) -> Iterator[Any]:
         release(ccache)
 
 
-def _empty_creds() -> Any:
+def empty_creds() -> Any:
     """A krb5_creds for libkrb5 to fill, freed with its contents."""
     return own(ffi.new("krb5_creds *"), lib.krb5_free_cred_contents)
+
+
+@contextlib.contextmanager
+def armored(
+    own_context: Any, lifetime_s: int | None, renew_s: int | None, armor: KrbCred | None, *, required: bool = False
+) -> Iterator[Any]:
+    """Options of an initial ticket, with FAST armour if there is some; ``required``: no exchange without it."""
+    with contextlib.ExitStack() as stack:
+        options = stack.enter_context(_options(own_context, lifetime_s, renew_s))
+        if armor is not None:
+            ccache = stack.enter_context(memory_ccache(krbcred.tickets(armor)))
+            code = lib.krb5_get_init_creds_opt_set_fast_ccache(own_context, options, ccache)
+            check(code, "armour the exchange", codes.SETUP, own_context)
+            if required:
+                code = lib.krb5_get_init_creds_opt_set_fast_flags(own_context, options, lib.KRB5_FAST_REQUIRED)
+                check(code, "armour the exchange", codes.SETUP, own_context)
+        yield options
 
 
 @contextlib.contextmanager

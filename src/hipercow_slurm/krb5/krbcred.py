@@ -93,7 +93,8 @@ def build(tickets: Sequence[Ticket]) -> KrbCred:
 
 
 def _decode(data: bytes) -> list[Ticket]:
-    asn1.check_message(data, KRB_CRED, "KRB-CRED", limit=MAX_CRED)
+    if len(data) > MAX_CRED:
+        raise ProtocolError(f"KRB-CRED: {len(data)} bytes where at most {MAX_CRED} are taken")
     message = asn1.load(asn1.KrbCred, data, "KRB-CRED")
     encrypted = message["enc-part"].native
     if encrypted["etype"] != 0 or encrypted["kvno"] is not None:

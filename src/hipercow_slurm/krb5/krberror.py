@@ -5,8 +5,7 @@ from __future__ import annotations
 import time
 
 from hipercow_slurm.errors import Error, ProtocolError
-from hipercow_slurm.krb5 import codes, der, fields
-from hipercow_slurm.krb5.der import Reader
+from hipercow_slurm.krb5 import asn1, codes
 from hipercow_slurm.krb5.principal import Principal
 
 KRB_ERROR = 30
@@ -17,22 +16,20 @@ GENERIC = 60  # KRB_ERR_GENERIC: what goes on the wire for errors that are not o
 def build(number: int, service: str) -> bytes:
     """A KRB-ERROR from ``service`` with the protocol error that a libkrb5 number stands for; no text."""
     code = number - codes.KRB5_BASE
-    now = time.time_ns() // 1000
+    seconds, susec = divmod(time.time_ns() // 1000, 1_000_000)
     server = Principal.parse(service)
-    body = der.sequence(
-        der.integer(5),
-        der.integer(KRB_ERROR),
-        None,
-        None,
-        fields.time(now // 1_000_000),
-        der.integer(now % 1_000_000),
-        der.integer(code if 0 < code < 128 else GENERIC),
-        None,
-        None,
-        fields.text(server.realm),
-        fields.principal(server),
+    message = asn1.KrbError(
+        {
+            "pvno": 5,
+            "msg-type": KRB_ERROR,
+            "stime": asn1.time(seconds),
+            "susec": susec,
+            "error-code": code if 0 < code < 128 else GENERIC,
+            "realm": server.realm,
+            "sname": asn1.name(server),
+        }
     )
-    return der.value(der.application(KRB_ERROR), body)
+    return bytes(message.dump())
 
 
 def meaning(data: bytes, service: str) -> Error:
@@ -41,12 +38,10 @@ def meaning(data: bytes, service: str) -> Error:
     Raises:
         ProtocolError: it is not a KRB-ERROR.
     """
-    der.check_message(data, KRB_ERROR, "KRB-ERROR", limit=MAX_KRB_ERROR)
-    body = Reader(data, "KRB-ERROR").enter(der.application(KRB_ERROR)).enter(der.SEQUENCE)
-    for tag in range(6):  # pvno and msg-type are checked; ctime, cusec, stime, susec are of no interest here
-        if body.next_is(der.context(tag)):
-            body.content(der.context(tag))
-    code = fields.read_integer(body.enter(der.context(6)), 0, 2**31 - 1)
+    asn1.check_message(data, KRB_ERROR, "KRB-ERROR", limit=MAX_KRB_ERROR)
+    code = asn1.load(asn1.KrbError, data, "KRB-ERROR")["error-code"].native
+    if code < 0:
+        raise ProtocolError("KRB-ERROR: an error code that is out of range")
     number = codes.KRB5_BASE + code
     row = codes.row(number, codes.ACCEPT)
     name = codes.name_of(number) or "protocol error"

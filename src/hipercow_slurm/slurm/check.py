@@ -41,6 +41,15 @@ def check(spec: JobSpec) -> None:
         ("account", spec.account, TEXT_LIMIT),
         ("qos", spec.qos, TEXT_LIMIT),
         ("comment", spec.comment, TEXT_LIMIT),
+        ("gpus", spec.gpus, TEXT_LIMIT),
+        ("gpus_per_node", spec.gpus_per_node, TEXT_LIMIT),
+        ("gpus_per_task", spec.gpus_per_task, TEXT_LIMIT),
+        ("gres", spec.gres, TEXT_LIMIT),
+        ("licenses", spec.licenses, TEXT_LIMIT),
+        ("constraint", spec.constraint, TEXT_LIMIT),
+        ("nodelist", spec.nodelist, PATH_LIMIT),
+        ("dependency", spec.dependency, PATH_LIMIT),
+        ("reservation", spec.reservation, TEXT_LIMIT),
         ("output", spec.output, PATH_LIMIT),
         ("error", spec.error, PATH_LIMIT),
     ):
@@ -56,9 +65,21 @@ def check(spec: JobSpec) -> None:
         ("cpus_per_task", spec.cpus_per_task, 65533),  # 16 bits in Slurm
         ("memory_mb", spec.memory_mb, NUMBER_LIMIT),
         ("time_limit_min", spec.time_limit_min, TIME_LIMIT),
+        ("tasks_per_node", spec.tasks_per_node, 65533),
+        ("memory_per_cpu_mb", spec.memory_per_cpu_mb, NUMBER_LIMIT),
+        ("begin_time", spec.begin_time, 2**32 - 1),
+        ("priority", spec.priority, NUMBER_LIMIT),
     ):
         if number is not None and not 1 <= number <= most:
             raise RequestError(f"{what} is {number}; it must be from 1 to {most}")
+    if spec.nice is not None and abs(spec.nice) > NUMBER_LIMIT:
+        raise RequestError(f"nice is {spec.nice}; it must be from {-NUMBER_LIMIT} to {NUMBER_LIMIT}")
+    if spec.memory_mb is not None and spec.memory_per_cpu_mb is not None:
+        raise RequestError("memory_mb and memory_per_cpu_mb exclude each other")
+    for what, value in (("gpus", spec.gpus), ("gres", spec.gres), ("licenses", spec.licenses)):
+        # sbatch answers these with a list; slurmrestd takes them for names
+        if value in ("help", "list"):
+            raise RequestError(f"{what} is {value!r}, which names nothing")
     _environment(spec.environment)
     if spec.array is not None:
         _array(spec.array)

@@ -5,7 +5,7 @@ Times are ``int`` seconds since 1970, limits are minutes and megabytes, as Slurm
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, Literal
 
 import msgspec
 
@@ -36,6 +36,14 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         environment: the job's variables; a ``PATH``, ``USER`` and ``LOGNAME`` are added where missing.
         array: task numbers in Slurm's form, ``0-9%2`` or ``1,3,5-7:2``.
         comment: kept by Slurm with the job; a server can find its own job again by it.
+        gpus, gpus_per_node, gpus_per_task: ``2`` or ``a100:2``; gres: ``gpu:2``; licenses: ``matlab:1``.
+        nodelist: nodes it must have, ``c[1-3]``; constraint: features they must have.
+        dependency: Slurm's form, ``afterok:17:18,afterany:20``.
+        begin_time: not before.
+        requeue: may Slurm start it anew; None: as slurm.conf says.
+        exclusive: whole nodes; ``user`` and ``mcs``: shared with nobody else's jobs.
+        open_mode: what becomes of output files that exist.
+        nice: how much it steps back; priority: only where the site lets users set it.
     """
 
     script: str
@@ -55,6 +63,65 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     hold: bool = False
     array: str | None = None
     comment: str | None = None
+    tasks_per_node: int | None = None
+    memory_per_cpu_mb: int | None = None
+    gpus: str | None = None
+    gpus_per_node: str | None = None
+    gpus_per_task: str | None = None
+    gres: str | None = None
+    licenses: str | None = None
+    constraint: str | None = None
+    nodelist: str | None = None
+    dependency: str | None = None
+    begin_time: int | None = None
+    reservation: str | None = None
+    requeue: bool | None = None
+    exclusive: Literal["exclusive", "user", "mcs"] | None = None
+    open_mode: Literal["append", "truncate"] | None = None
+    nice: int | None = None
+    priority: int | None = None
+
+
+class JobChange(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What is to change of a job; ``None`` stays as it is. ``hold``: True holds it, False releases it."""
+
+    hold: bool | None = None
+    time_limit_min: int | None = None
+    name: str | None = None
+    nice: int | None = None
+
+
+class Partition(msgspec.Struct, frozen=True, kw_only=True):
+    """A partition. Times in minutes, memory in MiB; None: no limit (or, for the default time, none of its own)."""
+
+    name: str
+    state: str
+    nodes: tuple[str, ...]
+    total_cpus: int
+    total_nodes: int
+    max_time_min: int | None
+    default_time_min: int | None
+    max_nodes_per_job: int | None
+    max_memory_per_node_mb: int | None
+    is_default: bool
+
+
+class Node(msgspec.Struct, frozen=True, kw_only=True):
+    """A node as slurmctld sees it; ``state`` is Slurm's base word, ``flags`` what comes with it (DRAIN, ...)."""
+
+    name: str
+    state: str
+    flags: tuple[str, ...]
+    partitions: tuple[str, ...]
+    cpus: int
+    cpus_allocated: int
+    memory_mb: int
+    memory_allocated_mb: int
+    cpu_load: float | None
+    features: str
+    gres: str
+    gres_used: str
+    reason: str | None
 
 
 class Submitted(msgspec.Struct, frozen=True):
@@ -79,6 +146,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
         output, error: absolute, with Slurm's ``%`` patterns filled in as far as they are known by now; equal
             when stderr was not sent elsewhere.
         array_job_id, array_task_id: None for a job that is no array task.
+        remark: what Slurm, or an administrator's program, has noted about it besides the owner's comment.
     """
 
     job_id: int
@@ -103,6 +171,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     comment: str | None = None
     array_job_id: int | None = None
     array_task_id: int | None = None
+    remark: str | None = None
 
     @property
     def ended(self) -> bool:

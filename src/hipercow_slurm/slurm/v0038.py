@@ -71,6 +71,27 @@ def submit_body(spec: JobSpec, localname: str) -> bytes:
         "array": spec.array,
         "comment": spec.comment,
         "hold": True if spec.hold else None,
+        "tasks_per_node": spec.tasks_per_node,
+        "memory_per_cpu": spec.memory_per_cpu_mb,
+        # The four need GresTypes and SelectType in slurmrestd's own slurm.conf, or are "Failure during parsing".
+        "gpus": spec.gpus,
+        "gpus_per_node": spec.gpus_per_node,
+        "gpus_per_task": spec.gpus_per_task,
+        "gres": spec.gres,
+        "licenses": spec.licenses,
+        "constraints": spec.constraint,
+        "nodelist": spec.nodelist,
+        "dependency": spec.dependency,
+        # A bare number is refused, whatever the schema says; this is how sbatch writes one.
+        "begin_time": None if spec.begin_time is None else f"uts{spec.begin_time}",
+        "reservation": spec.reservation,
+        # Any value of "requeue", false too, means yes.
+        "requeue": True if spec.requeue else None,
+        "no_requeue": True if spec.requeue is False else None,
+        "exclusive": spec.exclusive,
+        "open_mode": spec.open_mode,
+        "nice": spec.nice,
+        "priority": None if spec.priority is None else str(spec.priority),
     }
     given = {key: value for key, value in job.items() if value is not None}
     return msgspec.json.encode({"script": spec.script, "job": given})
@@ -181,6 +202,9 @@ class _Job(msgspec.Struct):
     array_job_id: int | None = None
     array_task_id: int | None = None
     batch_host: str | None = None
+    admin_comment: str | None = None
+    system_comment: str | None = None
+    state_description: str | None = None
 
 
 class _Body(msgspec.Struct):
@@ -272,6 +296,7 @@ def _job(raw: _Job) -> Job:
         comment=raw.comment or None,
         array_job_id=raw.array_job_id or None,
         array_task_id=raw.array_task_id if is_array else None,
+        remark="; ".join(filter(None, (raw.state_description, raw.admin_comment, raw.system_comment))) or None,
     )
 
 

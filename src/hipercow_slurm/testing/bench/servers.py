@@ -11,7 +11,6 @@ import sys
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Protocol
 
 from hipercow_slurm.krb5.ccache import file_v4
 from hipercow_slurm.store.envelope import read_key_file
@@ -53,22 +52,6 @@ auksd {{
 """
 
 
-class Server(Protocol):
-    """One daemon."""
-
-    name: str
-    port: int
-
-    def start(self) -> float: ...
-
-    def stop(self) -> None: ...
-
-    def fill(self, count: int) -> None: ...
-
-    @property
-    def pid(self) -> int: ...
-
-
 class Process:
     """A daemon as a child process, with its log in ``folder``."""
 
@@ -83,6 +66,10 @@ class Process:
 
     def command(self) -> list[str]:
         """What to run."""
+        raise NotImplementedError
+
+    def fill(self, count: int) -> None:
+        """Give it the credentials of the first ``count`` accounts, while it does not run."""
         raise NotImplementedError
 
     @property

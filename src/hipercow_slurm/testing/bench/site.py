@@ -26,9 +26,9 @@ ADMIN = f"host/node.bench.test@{REALM}"
 FIRST_UID = 200_000  # as in accounts.c
 CLOCK_SKEW_S = 300  # MIT's default: a replay cache fills for as long
 
-ACL = rf"""
-rule {{ principal = ^host/node[.]bench[.]test@BENCH[.]TEST$ ; host = * ; role = admin ; }}
-rule {{ principal = ^bench[0-9]+@BENCH[.]TEST$ ; host = * ; role = user ; }}
+ACL = r"""
+rule { principal = ^host/node[.]bench[.]test@BENCH[.]TEST$ ; host = * ; role = admin ; }
+rule { principal = ^bench[0-9]+@BENCH[.]TEST$ ; host = * ; role = user ; }
 """
 
 

@@ -1,0 +1,88 @@
+"""What every route needs: the session behind a request, its body within limits, and the answer as JSON."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Scope
+
+from hipercow_slurm.api import schemas
+from hipercow_slurm.api.problems import not_logged_in
+from hipercow_slurm.api.services import Services
+from hipercow_slurm.api.sessions import Session
+from hipercow_slurm.errors import RequestError
+
+Handler = Callable[[Services, Request], Awaitable[Response]]
+Routes = dict[str, dict[str, Handler]]
+
+JSON = "application/json"
+OCTETS = "application/octet-stream"
+
+
+async def session_of(services: Services, request: Request) -> Session:
+    """The caller's session, from ``Authorization``: Bearer with a session token, or Basic.
+
+    Raises:
+        AccessError: 401: none, or not a good one.
+    """
+    scheme, credentials = authorization(request)
+    if scheme == "basic":
+        session = await services.logins.basic(credentials, address_of(request.scope))
+    elif scheme == "bearer" and credentials:
+        session = await services.sessions.authenticate(credentials)
+    else:
+        raise not_logged_in("this needs a session: Authorization: Bearer TOKEN")
+    request.scope["hipercow.session_id"] = session.session_id
+    request.scope["hipercow.principal"] = session.principal
+    return session
+
+
+def authorization(request: Request) -> tuple[str, str]:
+    """Scheme, in small letters, and credentials of the ``Authorization`` header; empty without one."""
+    scheme, _, credentials = request.headers.get("authorization", "").partition(" ")
+    return scheme.lower(), credentials.strip()
+
+
+def media_type(request: Request) -> str:
+    """The body's media type without parameters; empty if the request names none."""
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+async def body_of(services: Services, request: Request, limit: int, *, kind: str = JSON) -> bytearray:
+    """The request body, at most ``limit`` bytes, within its deadline; refused unread if it says it is longer."""
+    if media_type(request) != kind:
+        raise RequestError(f"the request body must be {kind}", code="unsupported-media-type", status=415)
+    too_large = RequestError(f"the request body is larger than {limit} bytes", code="body-too-large", status=413)
+    declared = request.headers.get("content-length", "0")
+    if not declared.isascii() or not declared.isdigit() or int(declared[:18]) > limit:
+        raise too_large
+    body = bytearray()
+    try:
+        async with asyncio.timeout(services.conf.limits.request_body_s):
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > limit:
+                    raise too_large
+    except TimeoutError:
+        raise RequestError("the request body came too slowly", code="request-timeout", status=408) from None
+    return body
+
+
+def json_answer(answer: schemas.Answer, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    """An answer of ours as JSON."""
+    return Response(msgspec.json.encode(answer), status, headers, JSON)
+
+
+def address_of(scope: Scope) -> str:
+    """The client's IP address as the connection has it; no header is believed."""
+    client = scope.get("client")
+    return str(client[0]) if client else "unknown"
+
+
+def header_of(scope: Scope, name: bytes) -> bytes | None:
+    """The first value of a header."""
+    return next((value for key, value in scope["headers"] if key == name), None)

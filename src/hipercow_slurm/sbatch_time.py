@@ -1,0 +1,111 @@
+"""How sbatch's users write times: lengths (``1-12:30:00``) and moments (``now+1hour``, ``20:00``, a date)."""
+
+from __future__ import annotations
+
+import datetime
+import math
+import re
+
+_LENGTH = re.compile(
+    r"(?:(?P<d>[0-9]{1,5})-(?P<dh>[0-9]{1,5})(?::(?P<dm>[0-9]{1,5})(?::(?P<ds>[0-9]{1,5}))?)?)|(?P<r>[0-9:]+)"
+)
+_AFTER = re.compile(r"now(?:\s*\+\s*([0-9]{1,9})\s*([a-z]*))?")
+_CLOCK = re.compile(r"([0-9]{1,2}):([0-9]{2})(?::([0-9]{2}))?\s*([ap]m)?", re.IGNORECASE)
+_UNITS = {"second": 1, "minute": 60, "hour": 3600, "day": 86400, "week": 7 * 86400}
+_NAMED = {"midnight": (0, 0), "noon": (12, 0), "teatime": (16, 0), "fika": (15, 0), "elevenses": (11, 0)}
+_DATES = ("%m%d%y", "%m/%d/%y", "%m.%d.%y", "%m/%d", "%Y-%m-%d")
+
+
+def minutes(text: str) -> int:
+    """A length, to minutes (rounded up): M, M:S, H:M:S, D-H, D-H:M, D-H:M:S.
+
+    Raises:
+        ValueError: it is none of these, nothing, or without end.
+    """
+    if text.upper() in ("UNLIMITED", "INFINITE"):
+        raise ValueError("a job needs a time limit, so that its ticket can be told to last")
+    wrong = ValueError(f"{text!r} is not a time like 90, 1:30:00, 2-12 or 1-12:30:00")
+    match = _LENGTH.fullmatch(text)
+    if not match:
+        raise wrong
+    if match["r"] is None:
+        days, hours, minutes_, seconds = (int(match[part] or 0) for part in ("d", "dh", "dm", "ds"))
+    else:
+        parts = match["r"].split(":")
+        if len(parts) > 3 or not all(re.fullmatch(r"[0-9]{1,7}", part) for part in parts):
+            raise wrong
+        numbers = [int(part) for part in parts]
+        days = 0
+        hours, minutes_, seconds = numbers if len(numbers) == 3 else (0, *numbers, 0)[:3]
+    limit = math.ceil(((days * 24 + hours) * 60 + minutes_) + seconds / 60)
+    if limit < 1:
+        raise ValueError("a job needs a time limit of at least a minute")
+    return limit
+
+
+def moment(text: str, *, now: datetime.datetime | None = None) -> str:
+    """A moment, to RFC 3339 UTC; where no zone is given, this machine's.
+
+    Takes RFC 3339, ``now+1hour``, ``today``, ``tomorrow``, ``noon``, ``HH:MM[:SS] [AM|PM]``, and dates
+    (``2030-01-31``, ``01/31/30``, ``013130``) with or without ``THH:MM[:SS]``. A time of day that is over today
+    means tomorrow.
+
+    Raises:
+        ValueError: it is none of these.
+    """
+    now = now or datetime.datetime.now().astimezone()
+    found = _moment(" ".join(text.split()), now)
+    if found is None:
+        raise ValueError(f"{text[:64]!r} is not a moment like now+1hour, 20:00 or 2030-01-31T20:00:00")
+    return found.astimezone(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _moment(text: str, now: datetime.datetime) -> datetime.datetime | None:
+    lower = text.lower()
+    if after := _AFTER.fullmatch(lower):
+        unit = (after[2] or "seconds").removesuffix("s") if after[1] else "second"
+        unit = {"sec": "second", "min": "minute", "hr": "hour"}.get(unit, unit)
+        return now + datetime.timedelta(seconds=int(after[1] or 0) * _UNITS[unit]) if unit in _UNITS else None
+    if lower in ("today", "tomorrow"):
+        return now + datetime.timedelta(days=lower == "tomorrow")
+    if (clock := _clock(lower)) is not None:
+        at = _at(now.date(), clock, now)
+        return at if at > now else _at(now.date() + datetime.timedelta(days=1), clock, now)
+    try:
+        exact = datetime.datetime.fromisoformat(text)
+        return exact if exact.tzinfo else exact.astimezone()
+    except (ValueError, OverflowError):
+        pass
+    day, separator, rest = lower.partition("t" if "t" in lower else " ")
+    clock = _clock(rest) if separator else (0, 0, 0)
+    for form in _DATES:
+        try:
+            date = (
+                datetime.datetime.strptime(f"{day} {now.year}", f"{form} %Y")
+                if form == "%m/%d"
+                else (datetime.datetime.strptime(day, form))
+            )
+        except ValueError:
+            continue
+        return None if clock is None else _at(date.date(), clock, now)
+    return None
+
+
+def _clock(text: str) -> tuple[int, int, int] | None:
+    if text in _NAMED:
+        return (*_NAMED[text], 0)
+    match = _CLOCK.fullmatch(text)
+    if match is None:
+        return None
+    hour, minute, second = int(match[1]), int(match[2]), int(match[3] or 0)
+    if match[4]:
+        if not 1 <= hour <= 12:
+            return None
+        hour = hour % 12 + (12 if match[4].lower() == "pm" else 0)
+    return (hour, minute, second) if hour < 24 and minute < 60 and second < 60 else None
+
+
+def _at(date: datetime.date, clock: tuple[int, int, int], now: datetime.datetime) -> datetime.datetime:
+    """On that day at that time, in this machine's zone as it is on that day."""
+    naive = datetime.datetime.combine(date, datetime.time(*clock))
+    return naive.astimezone() if now.tzinfo is None else naive.replace(tzinfo=now.tzinfo)
