@@ -49,6 +49,8 @@ KDC_CONF = """\
     {name} = {{
         database_name = {dir}/principal
         key_stash_file = {dir}/stash
+        kadmind_listen = {host}:{admin_port}
+        kpasswd_listen = {host}:{kpasswd_port}
         acl_file = {dir}/kadm5.acl
         max_life = {max_life}
         max_renewable_life = {max_renew}
@@ -73,6 +75,7 @@ class Realm:
         max_life, max_renew: upper bounds of tickets, in kadmin's notation ("10h", "7d", "60s").
         domains: host or domain names that belong to the realm, for [domain_realm].
         auth_to_local: rules in krb5.conf's notation, in order; none means the default rule.
+        passwords_change: run kadmind too, so that users can change their passwords (kpasswd).
         others: further realms that krb5.conf should know, {name: "host:port"}.
         kdc_env: extra environment of the KDC process alone.
     """
@@ -91,6 +94,7 @@ class Realm:
         auth_to_local: Sequence[str] = (),
         others: Mapping[str, str] | None = None,
         kdc_env: Mapping[str, str] | None = None,
+        passwords_change: bool = False,
     ) -> None:
         self.dir = Path(dir).resolve()
         self.name = name
@@ -103,7 +107,11 @@ class Realm:
         self.auth_to_local = tuple(auth_to_local)
         self.others = dict(others or {})
         self.kdc_env = dict(kdc_env or {})
+        self.passwords_change = passwords_change
+        self.admin_port = free_port(host) if passwords_change else 0
+        self.kpasswd_port = free_port(host) if passwords_change else 0
         self._kdc: subprocess.Popen[bytes] | None = None
+        self._kadmind: subprocess.Popen[bytes] | None = None
 
     @property
     def krb5_conf(self) -> Path:
@@ -138,10 +146,16 @@ class Realm:
             # The master password only protects a database that lies beside its own stash file.
             self._tool("kdb5_util", "create", "-s", "-r", self.name, input="master\nmaster\n")
         self._start_kdc()
+        if self.passwords_change:
+            self._start_kadmind()
         return self
 
     def stop(self) -> None:
         """End the KDC; the folder stays."""
+        kadmind, self._kadmind = self._kadmind, None
+        if kadmind is not None:
+            kadmind.kill()
+            kadmind.wait()
         kdc, self._kdc = self._kdc, None
         if kdc is None:
             return
@@ -233,7 +247,11 @@ class Realm:
     def write_config(self) -> None:
         """Write krb5.conf and kdc.conf (also after attributes of this object were changed)."""
         rules = "".join(f"        auth_to_local = {rule}\n" for rule in self.auth_to_local)
-        realms = f"    {self.name} = {{\n        kdc = {self.host}:{self.port}\n{rules}    }}\n"
+        admin = ""
+        if self.passwords_change:
+            admin = f"        admin_server = {self.host}:{self.admin_port}\n"
+            admin += f"        kpasswd_server = {self.host}:{self.kpasswd_port}\n"
+        realms = f"    {self.name} = {{\n        kdc = {self.host}:{self.port}\n{admin}{rules}    }}\n"
         realms += "".join(f"    {name} = {{\n        kdc = {kdc}\n    }}\n" for name, kdc in self.others.items())
         domains = "".join(f"    {domain} = {self.name}\n" for domain in self.domains)
         values = {**vars(self), "realms": realms, "domains": domains}
@@ -262,6 +280,28 @@ class Realm:
         self.stop()
         said = output.read_text(encoding="utf-8", errors="replace")
         raise RuntimeError(f"the KDC of {self.name} did not start on {self.host}:{self.port}: {said}{self.log}")
+
+    def _start_kadmind(self) -> None:
+        """Changing passwords is kadmind's second port; its log says when it listens."""
+        log = self.dir / "kadmin.log"
+        before = log.stat().st_size if log.exists() else 0
+        (self.dir / "kadm5.acl").touch()
+        with (self.dir / "kadmind.out").open("ab") as out:
+            self._kadmind = subprocess.Popen(
+                [_program("kadmind"), "-nofork", "-r", self.name, "-P", str(self.dir / "kadmind.pid")],
+                env={**os.environ, **self.env},
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=out,
+            )
+        end = time.monotonic() + START_TIMEOUT_S
+        while time.monotonic() < end and self._kadmind.poll() is None:
+            if log.exists() and b"starting" in log.read_bytes()[before:]:
+                return
+            time.sleep(0.01)
+        self.stop()
+        said = (self.dir / "kadmind.out").read_text(errors="replace")
+        raise RuntimeError(f"kadmind of {self.name} did not start: {said}")
 
     def _signal(self, number: signal.Signals) -> int:
         """Send a signal to the KDC; its pid."""

@@ -13,14 +13,18 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from hipercow_slurm.testing.bench import auksd, table
+from hipercow_slurm.testing.bench import auksd, submit, table
 
 
 def _auksd(folder: Path, *, quick: bool) -> list[table.Goal]:
     return auksd.run(auksd.QUICK if quick else auksd.FULL, folder)
 
 
-PARTS: dict[str, Callable[..., list[table.Goal]]] = {"auksd": _auksd}
+def _submit(folder: Path, *, quick: bool) -> list[table.Goal]:
+    return submit.run(submit.QUICK if quick else submit.FULL, folder)
+
+
+PARTS: dict[str, Callable[..., list[table.Goal]]] = {"auksd": _auksd, "submit": _submit}
 
 
 def main() -> int:

@@ -18,6 +18,15 @@ def family(pid: int) -> list[int]:
     return found
 
 
+def pid_inside(pid: int) -> int:
+    """Its number in the innermost pid namespace it is in; 0 if it is gone."""
+    with contextlib.suppress(OSError):
+        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+            if line.startswith("NSpid:"):
+                return int(line.split()[-1])
+    return 0
+
+
 def cpu_s(pid: int) -> float:
     """Seconds on a CPU, user and system, of all threads: the same sum as utime + stime, in ns instead of ticks."""
     total = 0

@@ -116,6 +116,10 @@ def _personal_etc(etc: Path, host: str, options: Options) -> None:
     for name in ("krb5.conf", "krb5.keytab", "idmapd.conf"):
         (etc / name).unlink(missing_ok=True)
     (etc / "hipercow-slurm").mkdir()
+    # ganesha finds file systems through it, and a minimal Debian has none.
+    mtab = etc / "mtab"
+    mtab.unlink(missing_ok=True)
+    mtab.symlink_to("/proc/self/mounts")
 
 
 def _hosts_file(own: str, options: Options) -> str:

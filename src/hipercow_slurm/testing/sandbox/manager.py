@@ -153,6 +153,8 @@ class Manager:
                     f"{service.name} not ready after {service.start_s:.0f} s: {self._log_end(service.name)}"
                 )
             await asyncio.sleep(PROBE_EVERY_S)
+        if service.broken and service.broken in self.log(service.name).read_text(errors="replace"):
+            raise ServiceError(f"{service.name} came up broken: {self._log_end(service.name)}")
         if running.state == "starting":
             running.state = "running"
         running.ready.set()

@@ -1,0 +1,187 @@
+"""Part ``submit`` of the benchmark: jobs into Slurm through our API, slurmrestd and sbatch, in one sandbox.
+
+Every job is submitted held, so that only submission is measured; the queue is emptied after each measurement.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+
+from hipercow_slurm.testing.bench import process
+from hipercow_slurm.testing.bench.submit_load import SLURM_CONF, Ask, Done
+from hipercow_slurm.testing.bench.table import Goal, Table, show
+from hipercow_slurm.testing.sandbox import Sandbox
+from hipercow_slurm.testing.sandbox.init import INFO
+from hipercow_slurm.testing.sandbox.layout import API, HEAD, LOGIN
+
+USER = "alice"
+SUBMITTING = ("rest", "api", "sbatch")
+NAMES = {"rest": "slurmrestd", "api": "our API", "sbatch": "sbatch"}
+COUNTED = ("slurmctld", "slurmrestd", "api", "signer", "auksd", "munged")
+LIMIT_S = 300.0
+LOGIN_CLIENTS = (1, 4)  # one user's sixth login at once would meet the throttle, which is not what is measured
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How much to measure; slurmctld holds 10 000 jobs, ended ones included, and all submissions must fit."""
+
+    clients: tuple[int, ...]
+    rounds: int
+    submissions: int
+    logins: int
+    polls: int
+    crowd: int
+
+
+FULL = Plan((1, 16, 64), 3, 300, 100, 1000, 500)
+QUICK = Plan((1, 16), 1, 60, 20, 200, 500)
+TINY = Plan((2,), 1, 4, 2, 4, 3)
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """The rounds of one way with so many clients; ``cpu`` is each service's seconds in a round."""
+
+    way: str
+    clients: int
+    rounds: tuple[Done, ...]
+    cpu: tuple[dict[str, float], ...]
+
+    @property
+    def rate(self) -> float:
+        """Requests per second, median."""
+        return median(one.done / one.seconds for one in self.rounds)
+
+    @property
+    def p50_ms(self) -> float:
+        """Median of the medians."""
+        return median(one.p50_ms for one in self.rounds)
+
+    @property
+    def p95_ms(self) -> float:
+        """Median of the rounds'."""
+        return median(one.p95_ms for one in self.rounds)
+
+    @property
+    def max_ms(self) -> float:
+        """Greatest of all."""
+        return max(one.max_ms for one in self.rounds)
+
+    @property
+    def client_cpu_ms(self) -> float:
+        """CPU of whoever made the requests, per request."""
+        return median(one.client_cpu_s / one.done * 1e3 for one in self.rounds)
+
+    def cpu_ms(self, service: str) -> float:
+        """CPU of a service, per request."""
+        each = zip(self.rounds, self.cpu, strict=True)
+        return median(cpu.get(service, 0.0) / done.done * 1e3 for done, cpu in each)
+
+
+def run(plan: Plan, _folder: Path) -> list[Goal]:
+    """Measure in a sandbox of its own."""
+    with Sandbox() as sandbox:
+        return measure(sandbox, plan)
+
+
+def measure(sandbox: Sandbox, plan: Plan) -> list[Goal]:
+    """Measure in ``sandbox``, print the tables, return the goals."""
+    sandbox.run(
+        LOGIN, ["sh", "-c", f"sed s,^PlugStack.*,, /etc/slurm/slurm.conf > {SLURM_CONF}; chmod 644 {SLURM_CONF}"]
+    )
+    submitted = _rounds(sandbox, SUBMITTING, plan.clients, plan.submissions, plan.rounds)
+    show(_submit_table(submitted))
+    show(_cpu_table(submitted))
+    (crowd,) = _rounds(sandbox, ("api",), (plan.crowd,), plan.crowd, 1, errors_allowed=True)
+    logins = _rounds(sandbox, ("login",), LOGIN_CLIENTS, plan.logins, plan.rounds)
+    polls = _rounds(sandbox, ("rest-status", "status"), plan.clients, plan.polls, plan.rounds)
+    show(_table("Logins, and polls of one job's status", [*logins, *polls]))
+    return _goals(submitted, crowd)
+
+
+def _rounds(
+    sandbox: Sandbox,
+    ways: Sequence[str],
+    clients: Sequence[int],
+    count: int,
+    rounds: int,
+    *,
+    errors_allowed: bool = False,
+) -> list[Measured]:
+    """All ways in turn in each round."""
+    found: dict[tuple[int, str], list[tuple[Done, dict[str, float]]]] = {}
+    for _ in range(rounds):
+        for many in clients:
+            for way in ways:
+                done, cpu = _one(sandbox, Ask(way, many, count, USER, sandbox.passwords[USER]))
+                if done.errors and not errors_allowed:
+                    raise RuntimeError(f"{way}, {many} clients: {done.errors} errors, the first: {done.why}")
+                found.setdefault((many, way), []).append((done, cpu))
+    return [
+        Measured(way, many, tuple(done for done, _ in both), tuple(cpu for _, cpu in both))
+        for (many, way), both in found.items()
+    ]
+
+
+def _one(sandbox: Sandbox, ask: Ask) -> tuple[Done, dict[str, float]]:
+    host, user = (LOGIN, USER) if ask.way == "sbatch" else (HEAD, API.name)
+    command = ["hipercow-python", "-m", "hipercow_slurm.testing.bench.submit_load"]
+    before = service_cpu(sandbox)
+    result = sandbox.run(host, command, user=user, input=json.dumps(asdict(ask)), timeout=LIMIT_S)
+    cpu = {name: seconds - before.get(name, 0.0) for name, seconds in service_cpu(sandbox).items()}
+    sandbox.run(HEAD, ["scancel", f"--user={USER}"])
+    return Done(**json.loads(result.stdout)), cpu
+
+
+def service_cpu(sandbox: Sandbox) -> dict[str, float]:
+    """CPU seconds of each service of a sandbox so far."""
+    names = {row["pid"]: row["name"] for row in sandbox.status()}
+    found = {}
+    for pid in process.family(json.loads((sandbox.path / INFO).read_text())["pid"]):
+        inside = process.pid_inside(pid)
+        if inside in names:
+            found[names[inside]] = process.cpu_s(pid)
+    return found
+
+
+def _submit_table(found: Sequence[Measured]) -> Table:
+    rates = {(one.way, one.clients): one.rate for one in found}
+    p50 = {(one.way, one.clients): one.p50_ms for one in found}
+    heads = ["way", "clients", "jobs/s", "of slurmrestd's", "p50 ms", "over slurmrestd's", "p95 ms", "max ms"]
+    rows: list[list[object]] = []
+    for one in found:
+        row: list[object] = [NAMES[one.way], one.clients, one.rate, one.rate / rates["rest", one.clients]]
+        row += [one.p50_ms, one.p50_ms - p50["rest", one.clients], one.p95_ms, one.max_ms, one.client_cpu_ms]
+        rows.append(row)
+    return Table("Submissions (held jobs)", [*heads, "client CPU ms"], rows)
+
+
+def _cpu_table(found: Sequence[Measured]) -> Table:
+    rows = [[NAMES[one.way], one.clients, *(one.cpu_ms(service) for service in COUNTED)] for one in found]
+    return Table("CPU ms per submission, by service", ["way", "clients", *COUNTED], rows)
+
+
+def _table(title: str, found: Sequence[Measured]) -> Table:
+    heads = ("what", "clients", "per s", "p50 ms", "p95 ms", "max ms", "client CPU ms")
+    rows = [(one.way, one.clients, one.rate, one.p50_ms, one.p95_ms, one.max_ms, one.client_cpu_ms) for one in found]
+    return Table(title, heads, rows)
+
+
+def _goals(submitted: Sequence[Measured], crowd: Measured) -> list[Goal]:
+    by_way = {(one.way, one.clients): one for one in submitted}
+    goals = []
+    for clients in dict.fromkeys(one.clients for one in submitted):
+        api, rest = by_way["api", clients], by_way["rest", clients]
+        share, more = api.rate / rest.rate, api.p50_ms - rest.p50_ms
+        many = "1 client" if clients == 1 else f"{clients} clients"
+        goals.append(Goal(f"{many}: at least 0.9x slurmrestd's rate", f"{share:.2f}x", share >= 0.9))
+        goals.append(Goal(f"{many}: at most +10 ms at p50", f"{more:+.1f} ms", more <= 10))
+    (done,) = crowd.rounds
+    told = f"{done.errors} errors, slowest {done.max_ms:.0f} ms" + (f"; {done.why}" if done.why else "")
+    goals.append(Goal(f"{crowd.clients} clients held with no error", told, done.errors == 0))
+    return goals
