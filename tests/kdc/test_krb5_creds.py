@@ -302,7 +302,7 @@ def test_cross_realm_ticket_travels_with_the_tgt(kdc: Kdc, tmp_path: Path) -> No
             renewed = creds.renew(cred)
             assert renewed.tickets == 2
             assert krbcred.tickets(renewed)[0].ticket_der != krbcred.tickets(cred)[0].ticket_der
-            assert krbcred.tickets(renewed)[1].ticket_der == krbcred.tickets(cred)[1].ticket_der
+            assert krbcred.tickets(renewed)[1].endtime >= krbcred.tickets(cred)[1].endtime
             initiator = auth.Initiator(renewed, "host/x.test@B.TEST", local=None, remote=None)
         with b.activated(), auth.Acceptor(keytab, None, local=None, remote=None) as acceptor:
             initiator.ap_rep(acceptor.ap_req(initiator.ap_req()))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import pickle
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -15,6 +17,7 @@ from hipercow_slurm.errors import ProtocolError
 from hipercow_slurm.krb5 import asn1, ccache, krbcred
 from hipercow_slurm.krb5.krbcred import Ticket
 from hipercow_slurm.krb5.principal import Principal
+from hipercow_slurm.values import KrbCred
 
 # krb5_mk_ncred of MIT 1.20.1 with an auth context without key and flags: alice's TGT from a realm that is no more.
 MIT_VECTOR = bytes.fromhex("""
@@ -241,6 +244,25 @@ def test_times_are_unsigned(seconds: int) -> None:
     assert seconds.to_bytes(4, "big") * 2 in ccache.file_v4(cred)
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        *({name: 2**32} for name in ("authtime", "starttime", "endtime", "renew_till", "flags")),
+        *({"endtime": -1}, {"flags": -1}, {"keytype": 2**31}, {"key": b""}, {"ticket_der": b""}),
+        *(
+            {"ticket_der": MIT_TGT.ticket_der + b"\0"},
+            {"addresses": ((2**31, b"x"),)},
+            {"addresses": ((2, b"x"),) * 65},
+        ),
+        {"ticket_der": b"\x61\x80" + MIT_TGT.ticket_der[4:] + b"\0\0"},
+    ],
+    ids=lambda wrong: "".join(wrong),
+)
+def test_build_refuses_what_parse_would(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ProtocolError):
+        krbcred.build([replaced(**wrong)])
+
+
 def test_times_of_several_tickets() -> None:
     """auks-protocol section 5: start and end the least, renew_till the greatest."""
     cross = replaced(server=str(CROSS), ticket_der=ticket_der(str(CROSS)), starttime=MIT_TGT.starttime + 5)
@@ -328,7 +350,11 @@ def test_any_change_is_good_or_refused(data: st.DataObject) -> None:
             break
     with contextlib.suppress(ProtocolError):
         cred = krbcred.parse(bytes(octets))
-        assert krbcred.build(krbcred.tickets(cred)).client == cred.client
+        again = krbcred.build(krbcred.tickets(cred))
+        strictly = krbcred.parse(again.der)
+        for name in KrbCred.__slots__:
+            assert getattr(strictly, name) == getattr(again, name), name
+        assert again.client == cred.client
         assert ccache.file_v4(cred).startswith(b"\5\4\0\0")
 
 
@@ -342,6 +368,17 @@ def test_every_prefix_is_refused() -> None:
     for length in range(len(MIT_VECTOR)):
         with pytest.raises(ProtocolError):
             krbcred.parse(MIT_VECTOR[:length])
+
+
+def test_messages_are_ready_before_threads_use_them() -> None:
+    """asn1crypto sets classes up at their first use and without a lock; so asn1.py uses each at import."""
+    code = (
+        "from asn1crypto import core; from hipercow_slurm.krb5 import asn1;"
+        "print([one.__name__ for one in core.Sequence.__subclasses__()"
+        " if one.__module__ == asn1.__name__ and not one._field_map])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n", done.stdout
 
 
 def test_secrets_do_not_show() -> None:

@@ -8,7 +8,9 @@ passes each value, when it builds and when it encodes anew.
 
 from __future__ import annotations
 
+import contextlib
 import datetime
+from collections.abc import Iterator
 from typing import Any, TypeVar
 
 from asn1crypto import core
@@ -24,7 +26,7 @@ Spec = TypeVar("Spec", bound=core.Asn1Value)
 
 
 class Int32(core.Integer):
-    """Int32, and Int32 (0..2^32-1) where senders are known to mix them up."""
+    """A number of RFC 4120's type Int32; subclasses have other bounds."""
 
     low, high = -(2**31), 2**31 - 1
 
@@ -217,20 +219,26 @@ class KrbError(core.Sequence):
     ]
 
 
-def load(spec: type[Spec], data: bytes, what: str) -> Spec:
+# asn1crypto completes each class at its first use, without a lock: here, before two threads can meet in that.
+for _spec in [one for one in globals().values() if isinstance(one, type) and issubclass(one, core.Asn1Value)]:
+    _spec()
+
+
+def load(spec: type[Spec], data: bytes, what: str, *, ours: bool = False) -> Spec:
     """Decode exactly one value, which must be the DER of ``spec`` to the last byte.
 
     Args:
         what: names the message in errors, which say where it is wrong but never what the bytes were.
+        ours: ``data`` has been through here before, or we encoded it: it need not be checked (half the time).
 
     Raises:
         ProtocolError: anything else.
     """
-    try:
+    with refusing(what):
         value: Spec = spec.load(data, strict=True)
+        if ours:
+            return value
         again = value.dump(force=True)
-    except _REFUSALS as error:
-        raise ProtocolError(f"{what}: {_reason(error)}") from error
     if again != data:
         at = next((at for at, (one, two) in enumerate(zip(data, again, strict=False)) if one != two), len(again))
         raise ProtocolError(f"{what}: a length, an integer or something else from byte {at} on is not DER")
@@ -240,6 +248,15 @@ def load(spec: type[Spec], data: bytes, what: str) -> Spec:
 # What asn1crypto raises for bytes it cannot take: of its own, ValueError and TypeError; an IndexError for an empty
 # BIT STRING, an OverflowError for some times.
 _REFUSALS = (ValueError, TypeError, LookupError, ArithmeticError)
+
+
+@contextlib.contextmanager
+def refusing(what: str) -> Iterator[None]:
+    """What asn1crypto and our classes refuse in the block becomes a ProtocolError about ``what``."""
+    try:
+        yield
+    except _REFUSALS as error:
+        raise ProtocolError(f"{what}: {_reason(error)}") from error
 
 
 def _reason(error: Exception) -> str:

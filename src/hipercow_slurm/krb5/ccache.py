@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import struct
 
-from hipercow_slurm.errors import CredentialError
-from hipercow_slurm.krb5 import krbcred
+from hipercow_slurm.krb5 import ccfile, krbcred
 from hipercow_slurm.krb5.krbcred import Ticket
 from hipercow_slurm.krb5.principal import Principal
 from hipercow_slurm.values import KrbCred
@@ -59,19 +58,17 @@ def read_tgt(ccache: str | None) -> KrbCred:
     Raises:
         CredentialError: code ``no-tgt``: no such cache, not readable, or no TGT in it.
     """
+    return _tgt_of(ccache, destroy=False)
+
+
+def take_tgt(ccache: str) -> KrbCred:
+    """As ``read_tgt``, and the cache is gone afterwards."""
+    return _tgt_of(ccache, destroy=True)
+
+
+def _tgt_of(ccache: str | None, *, destroy: bool) -> KrbCred:
     # Imported here: who only composes files should not wait for libkrb5 to load.
     from hipercow_slurm.krb5.ccread import read_all
 
-    owner, found = read_all(ccache)
-    realm = Principal.parse(owner).realm
-    latest = sorted((one for one in found if one.client == owner), key=lambda one: one.endtime, reverse=True)
-    servers = [(Principal.parse(one.server), one) for one in latest]
-    local = [one for server, one in servers if server == Principal(("krbtgt", realm), realm)]
-    cross = [one for server, one in servers if server.is_tgs and not server.is_local_tgs]
-    if not local:
-        raise CredentialError(
-            f"{ccache or 'the default credential cache'} holds no TGT of {owner}",
-            code="no-tgt",
-            hint="get a ticket: kinit",
-        )
-    return krbcred.build([local[0], *cross[:1]])
+    owner, found = read_all(ccache, destroy=destroy)
+    return ccfile.select_tgt(owner, found, ccache or "the default credential cache")

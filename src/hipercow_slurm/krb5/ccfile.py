@@ -51,18 +51,18 @@ def read_tgt(data: bytes) -> KrbCred:
         CredentialError: ``no-tgt``.
     """
     owner, found = parse(data)
-    return select_tgt(owner, found)
+    return select_tgt(owner, found, "it")
 
 
-def select_tgt(owner: str, found: list[Ticket]) -> KrbCred:
-    """What AUKS takes of a cache; see ``read_tgt``."""
+def select_tgt(owner: str, found: list[Ticket], cache: str) -> KrbCred:
+    """What AUKS takes of a cache (``cache`` is its name, for the error); see ``read_tgt``."""
     realm = Principal.parse(owner).realm
     latest = sorted((one for one in found if one.client == owner), key=lambda one: one.endtime, reverse=True)
     servers = [(Principal.parse(one.server), one) for one in latest]
     local = [one for server, one in servers if server == Principal(("krbtgt", realm), realm)]
     cross = [one for server, one in servers if server.is_tgs and not server.is_local_tgs]
     if not local:
-        raise CredentialError(f"there is no TGT of {owner} in it", code="no-tgt")
+        raise CredentialError(f"{cache} holds no TGT of {owner}", code="no-tgt", hint="get a ticket: kinit")
     return krbcred.build([local[0], *cross[:1]])
 
 

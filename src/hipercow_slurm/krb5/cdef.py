@@ -33,6 +33,7 @@ typedef const krb5_principal_data *krb5_const_principal;
 typedef struct _krb5_keyblock {
     int32_t magic; int32_t enctype; unsigned int length; unsigned char *contents;
 } krb5_keyblock;
+typedef struct _krb5_crypto_iov { int32_t flags; krb5_data data; } krb5_crypto_iov;
 typedef struct _krb5_address {
     int32_t magic; int32_t addrtype; unsigned int length; unsigned char *contents;
 } krb5_address;
@@ -158,6 +159,13 @@ krb5_error_code krb5_rd_rep(krb5_context, krb5_auth_context, const krb5_data *, 
 void krb5_free_ap_rep_enc_part(krb5_context, krb5_ap_rep_enc_part *);
 krb5_error_code krb5_mk_priv(krb5_context, krb5_auth_context, const krb5_data *, krb5_data *, krb5_replay_data *);
 krb5_error_code krb5_rd_priv(krb5_context, krb5_auth_context, const krb5_data *, krb5_data *, krb5_replay_data *);
+krb5_error_code krb5_auth_con_getlocalseqnumber(krb5_context, krb5_auth_context, int32_t *);
+krb5_error_code krb5_auth_con_getsendsubkey(krb5_context, krb5_auth_context, krb5_keyblock **);
+krb5_error_code krb5_auth_con_getkey(krb5_context, krb5_auth_context, krb5_keyblock **);
+void krb5_free_keyblock(krb5_context, krb5_keyblock *);
+krb5_error_code krb5_c_crypto_length(krb5_context, int32_t, int32_t, unsigned int *);
+krb5_error_code krb5_c_encrypt_iov(krb5_context, const krb5_keyblock *, int32_t, const krb5_data *,
+    krb5_crypto_iov *, size_t);
 """
 
 ERROR_NUMBERS = "".join(f"#define {name} {number}\n" for name, number in codes.NUMBERS.items())

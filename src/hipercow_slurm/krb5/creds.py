@@ -35,6 +35,7 @@ def password_tgt(
     lifetime_s: int | None = None,
     renew_s: int | None = None,
     armor: KrbCred | None = None,
+    armor_required: bool = False,
 ) -> KrbCred:
     """Get a TGT with a password, and prove with a keytab that the KDC which gave it is the real one.
 
@@ -48,6 +49,7 @@ def password_tgt(
         lifetime_s, renew_s: seconds to ask for; None asks for krb5.conf's ticket_lifetime, and a year of renewal.
         armor: a TGT of our own that protects the exchange (FAST, RFC 6113), where the KDC offers that: nobody on the
             way can then guess the password from what passed.
+        armor_required: do nothing with a KDC that does not offer it.
 
     Raises:
         CredentialError: ``login-failed`` (unknown user and wrong password alike), ``password-expired``,
@@ -67,7 +69,10 @@ def password_tgt(
     secret = ffi.new("char[]", len(password) + 1)
     try:
         ffi.memmove(secret, password, len(password))
-        with fresh() as own_context, armored(own_context, lifetime_s, renew_s, armor) as options:
+        with (
+            fresh() as own_context,
+            armored(own_context, lifetime_s, renew_s, armor, required=armor_required) as options,
+        ):
             code = lib.krb5_get_init_creds_password(own_context, found, client, secret, NULL, NULL, 0, NULL, options)
             if code == codes.NUMBERS["KRB5KDC_ERR_KEY_EXP"] and _must_change(own_context, client, options):
                 raise CredentialError(

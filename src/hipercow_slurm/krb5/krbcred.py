@@ -77,7 +77,7 @@ def parse(data: bytes) -> KrbCred:
 
 def tickets(cred: KrbCred) -> list[Ticket]:
     """The tickets of a KRB-CRED, the client's own TGT first."""
-    return _decode(cred.der)
+    return _decode(cred.der, ours=True)
 
 
 def build(tickets: Sequence[Ticket]) -> KrbCred:
@@ -86,20 +86,23 @@ def build(tickets: Sequence[Ticket]) -> KrbCred:
     Raises:
         ProtocolError: the tickets do not make a message that ``parse`` accepts.
     """
-    return parse(_encode(tickets))
+    with asn1.refusing("KRB-CRED"):
+        data = _encode(tickets)
+    return _summary(data, _decode(data, ours=True))
 
 
 # Decoding
 
 
-def _decode(data: bytes) -> list[Ticket]:
+def _decode(data: bytes, *, ours: bool = False) -> list[Ticket]:
+    """The tickets of a message; one that is not ``ours`` (made or parsed here before) is checked to the last byte."""
     if len(data) > MAX_CRED:
         raise ProtocolError(f"KRB-CRED: {len(data)} bytes where at most {MAX_CRED} are taken")
-    message = asn1.load(asn1.KrbCred, data, "KRB-CRED")
+    message = asn1.load(asn1.KrbCred, data, "KRB-CRED", ours=ours)
     encrypted = message["enc-part"].native
     if encrypted["etype"] != 0 or encrypted["kvno"] is not None:
         raise ProtocolError("KRB-CRED: it is encrypted; only etype 0 without kvno is taken")
-    part = asn1.load(asn1.EncKrbCredPart, encrypted["cipher"], "EncKrbCredPart")
+    part = asn1.load(asn1.EncKrbCredPart, encrypted["cipher"], "EncKrbCredPart", ours=ours)
     bodies, infos = message["tickets"], part["ticket-info"]
     if not len(bodies) or len(bodies) != len(infos):
         raise ProtocolError(f"KRB-CRED: {len(bodies)} tickets and {len(infos)} infos")

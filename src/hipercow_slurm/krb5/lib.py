@@ -125,6 +125,12 @@ def context() -> Any:
     return _local.context.pointer
 
 
+def _any_context() -> Any:
+    """The thread's krb5_context, whatever its configuration: freeing asks for none, and is half of all calls."""
+    held = _local.context
+    return held.pointer if held is not None else context()
+
+
 @contextlib.contextmanager
 def fresh() -> Iterator[Any]:
     """A krb5_context for one task: newest configuration and environment, and no effect on any other."""
@@ -148,7 +154,7 @@ def _config_key(config: str | None) -> tuple[tuple[str, int], ...]:
 
 def own(pointer: Any, free: Callable[[Any, Any], object]) -> Any:
     """Tie a C handle to a Python object: ``free(context, handle)`` at ``ffi.release`` or garbage collection."""
-    return ffi.gc(pointer, lambda handle: free(context(), handle))
+    return ffi.gc(pointer, lambda handle: free(_any_context(), handle))
 
 
 def release(handle: Any) -> None:
@@ -160,7 +166,7 @@ def release(handle: Any) -> None:
 def take_data(data: Any) -> bytes:
     """Copy and free the contents of a krb5_data that libkrb5 filled."""
     octets = bytes(ffi.buffer(data.data, data.length)) if data.length else b""
-    lib.krb5_free_data_contents(context(), data)
+    lib.krb5_free_data_contents(_any_context(), data)
     return octets
 
 

@@ -1,0 +1,60 @@
+"""Storing a credential in a credential cache of any type, in place of what was there."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from pathlib import Path
+
+from hipercow_slurm.krb5 import ccache, codes, convert, krbcred
+from hipercow_slurm.krb5.lib import check, ffi, fresh, lib
+from hipercow_slurm.values import KrbCred
+
+
+def store(name: str | None, cred: KrbCred) -> None:
+    """Make ``cred`` the content of a cache.
+
+    A FILE cache is written aside and renamed: whoever reads it meanwhile finds the old content or the new. It belongs
+    to the caller, mode 0600. Others go through libkrb5.
+
+    Args:
+        name: full name; a path alone means FILE; None is the default cache (KRB5CCNAME, then krb5.conf).
+
+    Raises:
+        OSError: the file cannot be written.
+        CredentialError: libkrb5 cannot.
+    """
+    name = name or os.environ.get("KRB5CCNAME")
+    if name is not None and (name.startswith("FILE:") or ":" not in name.partition("/")[0]):
+        _replace(Path(name.removeprefix("FILE:")), ccache.file_v4(cred))
+        return
+    doing = f"store a ticket in {name or 'the default credential cache'}"
+    with fresh() as own_context:
+        holder = ffi.new("krb5_ccache *")
+        if name is None:
+            check(lib.krb5_cc_default(own_context, holder), doing, codes.CCACHE, own_context)
+        else:
+            check(lib.krb5_cc_resolve(own_context, os.fsencode(name), holder), doing, codes.CCACHE, own_context)
+        try:
+            found = krbcred.tickets(cred)
+            client = convert.principal(found[0].client)
+            check(lib.krb5_cc_initialize(own_context, holder[0], client), doing, codes.CCACHE, own_context)
+            for one in found:
+                creds, _keep = convert.creds(one)
+                check(lib.krb5_cc_store_cred(own_context, holder[0], creds), doing, codes.CCACHE, own_context)
+        finally:
+            lib.krb5_cc_close(own_context, holder[0])
+
+
+def _replace(path: Path, data: bytes) -> None:
+    """Rename a complete file of mode 0600 over ``path``."""
+    descriptor, aside = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+        Path(aside).rename(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            Path(aside).unlink()
+        raise
