@@ -1,4 +1,4 @@
-"""The store's contract, and what SQLite adds: durability, one process, encryption bound to its row."""
+"""What SQLite adds to the store's contract (test_store_contract.py): files, one process, rows bound to metadata."""
 
 import asyncio
 import os
@@ -11,9 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from hipercow_slurm.errors import AccessError, ConfigError, InternalError, UnavailableError
-from hipercow_slurm.store.base import Entry
-from hipercow_slurm.store.envelope import Keys
+from hipercow_slurm.errors import ConfigError, InternalError, UnavailableError
+from hipercow_slurm.store.envelope import Keys, key_id
 from hipercow_slurm.store.sqlite import SqliteStore
 from hipercow_slurm.values import KrbCred, TicketTimes
 
@@ -32,86 +31,6 @@ def always(_old, _new):
 async def store(tmp_path):
     store = SqliteStore(tmp_path / "creds.db", Keys(KEY))
     yield store
-    await store.close()
-
-
-async def test_put_get_remove(store):
-    assert await store.get(7) is None
-    done = await store.put(7, cred(), always)
-    assert done.stored
-    assert done.entry == Entry(7, "alice@EX.ORG", TicketTimes(1_000, 2_000, 3_000))
-    sealed = await store.get(7)
-    assert sealed.entry == done.entry
-    assert sealed.open().der == b"secret session key"
-    assert await store.remove(7, lambda entry: True) == done.entry
-    assert await store.get(7) is None
-    assert await store.remove(7, lambda entry: True) is None
-
-
-async def test_the_rule_sees_old_and_new_and_decides(store):
-    seen = []
-
-    def keep(old, new):
-        seen.append((old, new))
-        return old is None
-
-    first = await store.put(7, cred(endtime=2_000), keep)
-    second = await store.put(7, cred(endtime=2_500, data=b"other"), keep)
-    assert not second.stored
-    assert second.entry == first.entry
-    assert [old for old, _ in seen] == [None, first.entry]
-    assert seen[1][1].times.endtime == 2_500
-    assert (await store.get(7)).open().der == b"secret session key"
-    assert await store.remove(7, lambda entry: False) is None
-    assert await store.get(7) is not None
-
-
-async def test_a_rule_that_raises_hurts_only_its_own_caller(store):
-    def refuse(*_):
-        raise AccessError("no", code="principal-mismatch")
-
-    results = await asyncio.gather(
-        store.put(1, cred(), always),
-        store.put(2, cred(), refuse),
-        store.put(3, cred(), always),
-        store.remove(1, refuse),
-        return_exceptions=True,
-    )
-    assert [type(r) for r in results[1::2]] == [AccessError, AccessError]
-    assert [entry.uid for entry in await store.entries()] == [1, 3]
-
-
-async def test_rule_and_change_are_one_step(store):
-    """A hundred writers of one uid, each only if newer: the newest wins, whatever the order."""
-    ends = [2_000 + (number * 37) % 100 for number in range(100)]
-
-    def newer(old, new):
-        return old is None or new.times.endtime > old.times.endtime
-
-    await asyncio.gather(*(store.put(7, cred(endtime=end, data=str(end).encode()), newer) for end in ends))
-    assert (await store.get(7)).open().der == b"2099"
-
-
-async def test_entries_and_dump(store):
-    late = KrbCred(b"late", "bob@EX.ORG", TicketTimes(2**31, 2**32 - 1, 0), tickets=2, addressless=False)
-    await store.put(0xFFFFFFFE, late, always)
-    await store.put(5, cred(), always)
-    assert await store.entries() == [
-        Entry(5, "alice@EX.ORG", TicketTimes(1_000, 2_000, 3_000)),
-        Entry(0xFFFFFFFE, "bob@EX.ORG", TicketTimes(2**31, 2**32 - 1, 0), tickets=2, addressless=False),
-    ]
-    dumped = list(await asyncio.to_thread(lambda: [sealed.open() for sealed in store.dump()]))
-    assert [one.der for one in dumped] == [b"secret session key", b"late"]
-    assert (dumped[1].tickets, dumped[1].addressless) == (2, False)
-
-
-async def test_reopening_finds_everything(tmp_path):
-    path = tmp_path / "creds.db"
-    store = SqliteStore(path, Keys(KEY))
-    await store.put(7, cred(), always)
-    await store.close()
-    store = SqliteStore(path, Keys(KEY))
-    assert (await store.get(7)).open().client == "alice@EX.ORG"
     await store.close()
 
 
@@ -242,3 +161,20 @@ def test_what_was_acknowledged_survives_kill_9(tmp_path):
         found = asyncio.run(stored())
         lost = {uid: (number, found.get(uid)) for uid, number in acknowledged.items() if found.get(uid, 0) < number}
         assert not lost, f"uid: (acknowledged, found) {lost}"
+
+
+async def test_a_database_of_the_first_schema_is_taken_over(tmp_path):
+    """Version 1 had no tables of keys."""
+    path = tmp_path / "creds.db"
+    store = SqliteStore(path, Keys(KEY))
+    await store.put(7, cred(), always)
+    await store.close()
+    with sqlite3.connect(path) as db:
+        db.executescript("DROP TABLE store_key; DROP TABLE retired_key; PRAGMA user_version = 1")
+    store = SqliteStore(path, Keys(OTHER, KEY))
+    assert (await store.get(7)).open().der == b"secret session key"
+    assert await store.rewrap(10) == 1
+    assert await store.retire(key_id(KEY))
+    await store.close()
+    with sqlite3.connect(path) as db:
+        assert db.execute("PRAGMA user_version").fetchone() == (2,)

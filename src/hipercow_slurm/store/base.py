@@ -1,20 +1,25 @@
-"""What a credential store promises; SQLite keeps it now, other databases may later.
+"""What a credential store promises; ``sqlite.py`` and ``postgres.py`` keep it.
 
-Contract, in prose (``tests/unit/test_store.py`` holds it):
+Contract, in prose (``testing/store_contract.py`` holds both to it):
 - One credential per uid. ``put`` and ``remove`` take a rule that sees what is stored at that instant and decides; rule
   and change are one step, also for two writers of the same uid. A rule may raise: nothing changes and the caller gets
   the exception; nobody else's change is touched.
 - When ``put`` or ``remove`` returns, the change survives kill -9 and power loss. When it raises, nothing changed.
 - What is stored is encrypted; metadata (``Entry``) is readable without the key, and bound to the ciphertext.
+- A store whose records the keys do not open is refused at start and not touched. Keys can be changed while records
+  come and go; a retired key never seals again, and is retired only when no record needs it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from hipercow_slurm.values import KrbCred, TicketTimes
+
+if TYPE_CHECKING:
+    from hipercow_slurm.store.envelope import Keys
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +50,23 @@ class Put:
 
     stored: bool
     entry: Entry | None
+
+
+@dataclass(frozen=True, slots=True)
+class KeyUse:
+    """Which keys a store's records need, by key id.
+
+    Attributes:
+        records: number of records each key wraps.
+        retired: keys that never seal again.
+        sealing: keys that a running process seals new records with.
+        known: keys that are or were once sealed with, and not retired.
+    """
+
+    records: Mapping[str, int]
+    retired: frozenset[str]
+    sealing: frozenset[str]
+    known: frozenset[str]
 
 
 class Sealed(Protocol):
@@ -79,6 +101,23 @@ class Store(Protocol):
 
     def dump(self) -> Iterator[Sealed]:
         """All credentials as of now, by uid, still encrypted. Blocks: iterate in a thread."""
+
+    async def adopt(self, keys: Keys) -> None:
+        """Seal with ``keys`` from now on.
+
+        Raises:
+            ConfigError: ``store-key``: a stored record needs another key, or the active one is retired. Then nothing
+                has changed.
+        """
+
+    async def rewrap(self, limit: int) -> int:
+        """Wrap up to ``limit`` records of other keys with the active one; returns how many that were."""
+
+    async def retire(self, key_id: str) -> bool:
+        """Never seal with this key again, if no record needs it and nobody seals with it; False if that is not so."""
+
+    async def key_use(self) -> KeyUse:
+        """Which keys are needed."""
 
     async def close(self) -> None:
         """Finish what was accepted, then close."""

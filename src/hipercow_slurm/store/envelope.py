@@ -11,12 +11,11 @@ first line wraps new records; further lines (a key being replaced) still open ol
 from __future__ import annotations
 
 import base64
-import binascii
 import hashlib
 import os
 import stat
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -57,10 +56,22 @@ class Keys:
     def __contains__(self, name: str) -> bool:
         return name in self._keks
 
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._keks)
+
     def seal(self, entry: Entry, data: bytes) -> Box:
         """Encrypt ``data`` as the record of ``entry``."""
         dek, bound = os.urandom(KEY_BYTES), _bound(entry)
         return Box(self.active, _encrypt(self._keks[self.active], dek, bound), _encrypt(AESGCM(dek), data, bound))
+
+    def rewrap(self, entry: Entry, box: Box) -> Box:
+        """The same record with its DEK wrapped by the active key; the ciphertext stays as it is.
+
+        Raises:
+            InternalError: ``store-corrupt``, as ``open``.
+        """
+        bound = _bound(entry)
+        return Box(self.active, _encrypt(self._keks[self.active], self._dek(entry, box, bound), bound), box.sealed)
 
     def open(self, entry: Entry, box: Box) -> bytes:
         """Decrypt a record.
@@ -68,14 +79,21 @@ class Keys:
         Raises:
             InternalError: ``store-corrupt``: not sealed with one of our keys, or not for this entry.
         """
+        bound = _bound(entry)
+        dek = self._dek(entry, box, bound)
+        try:
+            return _decrypt(AESGCM(dek), box.sealed, bound)
+        except (InvalidTag, ValueError) as error:
+            raise _corrupt(entry, "it does not decrypt") from error
+
+    def _dek(self, entry: Entry, box: Box, bound: bytes) -> bytes:
         kek = self._keks.get(box.key_id)
         if kek is None:
             raise _corrupt(entry, f"its key {box.key_id} is not in the key file")
-        bound = _bound(entry)
         try:
-            return _decrypt(AESGCM(_decrypt(kek, box.wrapped, bound)), box.sealed, bound)
+            return _decrypt(kek, box.wrapped, bound)
         except (InvalidTag, ValueError) as error:
-            raise _corrupt(entry, "it does not decrypt") from error
+            raise _corrupt(entry, "its key does not unwrap") from error
 
 
 def key_id(key: bytes) -> str:
@@ -104,21 +122,33 @@ def read_key_file(path: Path) -> Keys:
             code="store-key",
             hint=f"chmod 600 {path}",
         )
-    lines = [(number, line.partition("#")[0].strip()) for number, line in enumerate(text.splitlines(), start=1)]
-    keys = [_parse_key(path, number, line) for number, line in lines if line]
+    lines = enumerate(text.splitlines(), start=1)
+    keys = [key for number, line in lines if (key := _parse_key(path, number, line)) is not None]
     if not keys:
         raise ConfigError(f"{path}: there is no key in it", code="store-key")
     return Keys(*keys)
 
 
-def _parse_key(path: Path, number: int, line: str) -> bytes:
-    try:
-        key = bytes.fromhex(line) if len(line) == 2 * KEY_BYTES else base64.b64decode(line, validate=True)
-    except (ValueError, binascii.Error):
-        key = b""
+def line_key(line: str) -> bytes | None:
+    """The key on a line of a key file; None for a line without one.
+
+    Raises:
+        ValueError: what is there is no key.
+    """
+    text = line.partition("#")[0].strip()
+    if not text:
+        return None
+    key = bytes.fromhex(text) if len(text) == 2 * KEY_BYTES else base64.b64decode(text, validate=True)
     if len(key) != KEY_BYTES:
-        raise ConfigError(f"{path}:{number}: not {KEY_BYTES} bytes in hex or base64", code="store-key")
+        raise ValueError("not the length of a key")
     return key
+
+
+def _parse_key(path: Path, number: int, line: str) -> bytes | None:
+    try:
+        return line_key(line)
+    except ValueError as error:  # binascii.Error is one
+        raise ConfigError(f"{path}:{number}: not {KEY_BYTES} bytes in hex or base64", code="store-key") from error
 
 
 def _bound(entry: Entry) -> bytes:

@@ -7,22 +7,23 @@ Rule 3: one process per file, held by a lock that dies with the process.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hipercow_slurm.errors import ConfigError
-from hipercow_slurm.store.base import Entry, Put, PutRule, RemoveRule, Sealed
+from hipercow_slurm.errors import ConfigError, InternalError
+from hipercow_slurm.store.base import Entry, KeyUse, Put, PutRule, RemoveRule, Sealed
 from hipercow_slurm.store.envelope import Box, Keys
+from hipercow_slurm.store.record import SealedRow, check_keys, columns, entry_of
 from hipercow_slurm.store.writer import GroupWriter, unavailable
-from hipercow_slurm.values import KrbCred, TicketTimes
+from hipercow_slurm.values import KrbCred
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2  # 2: with the tables of keys
 BUSY_TIMEOUT_S = 10.0  # somebody's sqlite3 shell on the file
 
 _SCHEMA = """
@@ -39,6 +40,10 @@ CREATE TABLE IF NOT EXISTS credential (
     sealed BLOB NOT NULL
 ) STRICT
 """
+# Keys that seal or have sealed; a key that only waits in the key file for its turn is in neither.
+_USED = "CREATE TABLE IF NOT EXISTS store_key (key_id TEXT PRIMARY KEY) STRICT"
+_RETIRED = "CREATE TABLE IF NOT EXISTS retired_key (key_id TEXT PRIMARY KEY) STRICT"
+_USE_KEY = "INSERT OR IGNORE INTO store_key VALUES (?)"
 # Columns always in the table's order: the first seven are the Entry, the other three the Box.
 _BY_UID = "SELECT * FROM credential WHERE uid = ?"
 _EVERY = "SELECT * FROM credential ORDER BY uid"
@@ -47,21 +52,9 @@ _EVERY_ENTRY = (
 )
 _REPLACE = "INSERT OR REPLACE INTO credential VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _DELETE = "DELETE FROM credential WHERE uid = ?"
-
-
-@dataclass(frozen=True, slots=True)
-class SealedRow:
-    """A row, decrypted on demand."""
-
-    entry: Entry
-    _box: Box
-    _keys: Keys
-
-    def open(self) -> KrbCred:
-        """Decrypt it."""
-        entry = self.entry
-        data = self._keys.open(entry, self._box)
-        return KrbCred(data, entry.principal, entry.times, entry.tickets, entry.addressless)
+_OTHER_KEYS = "SELECT * FROM credential WHERE key_id <> ? LIMIT ?"
+_REWRAP = "UPDATE credential SET key_id = ?, wrapped = ? WHERE uid = ?"
+_RECORDS = "SELECT key_id, count(*) FROM credential GROUP BY key_id"
 
 
 class SqliteStore:
@@ -78,7 +71,9 @@ class SqliteStore:
         self._lock = _lock(path)
         try:
             self._db = _open(path)
-            self._check_keys(path)
+            check_keys(str(path), _key_use(self._db), keys)
+            self._db.execute("INSERT OR IGNORE INTO store_key SELECT DISTINCT key_id FROM credential")
+            self._db.execute(_USE_KEY, (keys.active,))
         except BaseException:
             os.close(self._lock)
             raise
@@ -94,7 +89,7 @@ class SqliteStore:
             if not rule(old, new):
                 return Put(stored=False, entry=old)
             box = self._keys.seal(new, cred.der)
-            db.execute(_REPLACE, (*_columns(new), box.key_id, box.wrapped, box.sealed))
+            db.execute(_REPLACE, (*columns(new), box.key_id, box.wrapped, box.sealed))
             return Put(stored=True, entry=new)
 
         done: Put = await self._writer.submit(work)
@@ -120,7 +115,7 @@ class SqliteStore:
 
     async def entries(self) -> list[Entry]:
         """See ``Store``."""
-        return [_entry(row) for row in self._select(_EVERY_ENTRY)]
+        return [entry_of(row) for row in self._select(_EVERY_ENTRY)]
 
     def dump(self) -> Iterator[Sealed]:
         """See ``Store``."""
@@ -130,6 +125,54 @@ class SqliteStore:
                     yield self._sealed(row)
             except sqlite3.Error as error:
                 raise unavailable(error) from error
+
+    async def adopt(self, keys: Keys) -> None:
+        """See ``Store``."""
+
+        def work(db: sqlite3.Connection) -> None:
+            check_keys(str(self._path), _key_use(db), keys)
+            db.execute(_USE_KEY, (keys.active,))
+            self._keys = keys  # on the writer's thread: no record is being sealed
+
+        await self._writer.submit(work)
+
+    async def rewrap(self, limit: int) -> int:
+        """See ``Store``."""
+
+        def work(db: sqlite3.Connection) -> int:
+            rows = db.execute(_OTHER_KEYS, (self._keys.active, limit)).fetchall()
+            changes = []
+            for row in rows:
+                with contextlib.suppress(InternalError):  # a damaged record stays as it is, and keeps its key in use
+                    box = self._keys.rewrap(entry_of(row), Box(*row[7:]))
+                    changes.append((box.key_id, box.wrapped, row[0]))
+            db.executemany(_REWRAP, changes)
+            return len(changes)
+
+        done: int = await self._writer.submit(work)
+        return done
+
+    async def retire(self, key_id: str) -> bool:
+        """See ``Store``."""
+
+        def work(db: sqlite3.Connection) -> bool:
+            use = _key_use(db)
+            if key_id == self._keys.active or key_id in use.records or key_id not in use.known | use.retired:
+                return False
+            db.execute("INSERT OR IGNORE INTO retired_key VALUES (?)", (key_id,))
+            db.execute("DELETE FROM store_key WHERE key_id = ?", (key_id,))
+            return True
+
+        done: bool = await self._writer.submit(work)
+        return done
+
+    async def key_use(self) -> KeyUse:
+        """See ``Store``."""
+        try:
+            use = _key_use(self._read)
+        except sqlite3.Error as error:
+            raise unavailable(error) from error
+        return KeyUse(use.records, use.retired, frozenset({self._keys.active}), use.known)
 
     async def close(self) -> None:
         """See ``Store``."""
@@ -145,17 +188,27 @@ class SqliteStore:
             raise unavailable(error) from error
 
     def _sealed(self, row: Any) -> SealedRow:
-        return SealedRow(_entry(row), Box(*row[7:]), self._keys)
+        return SealedRow(entry_of(row), Box(*row[7:]), self._keys)
 
-    def _check_keys(self, path: Path) -> None:
-        found = {row[0] for row in self._db.execute("SELECT DISTINCT key_id FROM credential")}
-        unknown = sorted(name for name in found if name not in self._keys)
-        if unknown:
-            raise ConfigError(
-                f"{path} holds credentials sealed with key {', '.join(unknown)}, which is not in the key file",
-                code="store-key",
-                hint="put the key that made them on a further line of the key file; nothing was changed",
-            )
+
+def key_use(path: Path) -> KeyUse:
+    """What ``SqliteStore.key_use`` says, for another process than the one that has the store; ``sealing`` is empty.
+
+    Raises:
+        UnavailableError: ``store-failed``: there is no such database.
+    """
+    try:
+        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=BUSY_TIMEOUT_S)) as db:
+            return _key_use(db)
+    except sqlite3.Error as error:
+        raise unavailable(error) from error
+
+
+def _key_use(db: sqlite3.Connection) -> KeyUse:
+    retired = frozenset(row[0] for row in db.execute("SELECT key_id FROM retired_key"))
+    used = frozenset(row[0] for row in db.execute("SELECT key_id FROM store_key"))
+    records = dict(db.execute(_RECORDS).fetchall())
+    return KeyUse(records, retired, frozenset(), used | frozenset(records))
 
 
 def _lock(path: Path) -> int:
@@ -178,7 +231,7 @@ def _open(path: Path) -> sqlite3.Connection:
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
         db = _connect(path)
         version = db.execute("PRAGMA user_version").fetchone()[0]
-        if version not in (0, SCHEMA_VERSION):
+        if not 0 <= version <= SCHEMA_VERSION:
             raise ConfigError(
                 f"{path} has schema {version}, this program knows {SCHEMA_VERSION}", code="store-unusable"
             )
@@ -186,6 +239,8 @@ def _open(path: Path) -> sqlite3.Connection:
         db.execute("PRAGMA synchronous = FULL")
         db.execute("PRAGMA secure_delete = ON")
         db.execute(_SCHEMA)
+        db.execute(_USED)
+        db.execute(_RETIRED)
         db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
         _sync_directory(path.parent)
     except (OSError, sqlite3.Error) as error:
@@ -207,15 +262,6 @@ def _sync_directory(path: Path) -> None:
         os.close(handle)
 
 
-def _columns(entry: Entry) -> tuple[Any, ...]:
-    t = entry.times
-    return (entry.uid, entry.principal, t.starttime, t.endtime, t.renew_till, entry.tickets, int(entry.addressless))
-
-
-def _entry(row: Any) -> Entry:
-    return Entry(row[0], row[1], TicketTimes(row[2], row[3], row[4]), row[5], bool(row[6]))
-
-
 def _one_entry(db: sqlite3.Connection, uid: int) -> Entry | None:
     row = db.execute(_BY_UID, (uid,)).fetchone()
-    return _entry(row) if row else None
+    return entry_of(row) if row else None

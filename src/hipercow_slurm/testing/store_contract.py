@@ -16,7 +16,7 @@ import pytest_asyncio
 
 from hipercow_slurm.errors import AccessError, ConfigError
 from hipercow_slurm.store.base import Entry, Store
-from hipercow_slurm.store.envelope import key_id
+from hipercow_slurm.store.envelope import Keys, key_id
 from hipercow_slurm.values import KrbCred, TicketTimes
 
 KEY, OTHER = b"\x01" * 32, b"\x02" * 32
@@ -118,6 +118,12 @@ class StoreContract:
             assert gone is not None
             assert await der(store, 7) in (None, b"new%d" % number)
 
+    async def test_of_many_removals_at_once_one_is_told_it_did_it(self, store: Store) -> None:
+        for _ in range(10):
+            await store.put(7, cred(), always)
+            gone = await asyncio.gather(*(store.remove(7, anything) for _ in range(8)))
+            assert sum(entry is not None for entry in gone) == 1, gone
+
     async def test_entries_and_dump(self, store: Store) -> None:
         late = KrbCred(b"late", "bob@EX.ORG", TicketTimes(2**31, 2**32 - 1, 0), tickets=2, addressless=False)
         await store.put(0xFFFFFFFE, late, always)
@@ -193,8 +199,6 @@ class StoreContract:
         await both.close()
 
     async def test_keys_are_changed_while_records_come_and_go(self, open_store: OpenStore, raw_bytes: RawBytes) -> None:
-        from hipercow_slurm.store.envelope import Keys
-
         store = await open_store(KEY)
         await asyncio.gather(*(store.put(uid, cred(data=b"%d" % uid), always) for uid in range(60)))
         before = {s.entry.uid: s._box.sealed for s in await asyncio.to_thread(lambda: list(store.dump()))}  # type: ignore[attr-defined]
@@ -236,4 +240,17 @@ class StoreContract:
         store = await open_store(OTHER)
         for uid in range(60):
             assert await der(store, uid) == b"%d" % uid
+        await store.close()
+
+    async def test_a_key_that_waits_for_its_turn_is_not_retired(self, open_store: OpenStore) -> None:
+        store = await open_store(KEY, OTHER)
+        await store.put(7, cred(), always)
+        assert not await store.retire(key_id(OTHER)), "it has sealed nothing yet"
+        assert (await store.key_use()).known == {key_id(KEY)}
+        await store.adopt(Keys(OTHER, KEY))
+        assert await store.rewrap(10) == 1
+        assert await store.rewrap(10) == 0
+        assert await store.retire(key_id(KEY))
+        assert await store.retire(key_id(KEY)), "again"
+        assert await der(store, 7) == b"secret session key"
         await store.close()
