@@ -16,6 +16,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from hipercow_slurm.client.auks import AuksClient, Limits, Server
 from hipercow_slurm.krb5 import creds
@@ -40,7 +41,7 @@ def uid_of(name: str) -> int:
 
 
 @contextlib.contextmanager
-def make_realm(folder: Path, **options: str) -> Iterator[Realm]:
+def make_realm(folder: Path, **options: Any) -> Iterator[Realm]:
     """A realm with the users, a node and the cache's service; keytabs beside it."""
     with Realm(folder / "realm", **options) as realm:
         for user in (*USERS, NOBODY, "stranger"):
@@ -64,17 +65,28 @@ class Auksd:
 
     Args:
         extra: further lines for section [auksd]; ``renew``: lines of section [renew].
+        store: a PostgreSQL URL, or a path; ``key_file``: one that exists, to be shared with other instances.
     """
 
-    def __init__(self, folder: Path, realm_folder: Path, *, extra: str = "", renew: str = "") -> None:
+    def __init__(
+        self,
+        folder: Path,
+        realm_folder: Path,
+        *,
+        extra: str = "",
+        renew: str = "",
+        store: str | None = None,
+        key_file: Path | None = None,
+    ) -> None:
         self.folder = folder
         folder.mkdir(exist_ok=True)
         self.port = 0
         self.process: subprocess.Popen[bytes] | None = None
         (folder / "auksd.acl").write_text(ACL)
-        self.key_file = folder / "auksd.key"
-        self.key_file.write_text(os.urandom(32).hex())
-        self.key_file.chmod(0o600)
+        self.key_file = key_file or folder / "auksd.key"
+        if not self.key_file.exists():
+            self.key_file.write_text(os.urandom(32).hex() + "\n")
+            self.key_file.chmod(0o600)
         with socket.socket() as sock:
             sock.bind(("127.0.0.1", 0))
             self.port = sock.getsockname()[1]
@@ -85,7 +97,7 @@ listen = "127.0.0.1:{self.port}"
 principal = "{SERVICE}@REALM.TEST"
 keytab = "{realm_folder / "auksd.keytab"}"
 acl = "{folder / "auksd.acl"}"
-store = "{folder / "creds.db"}"
+store = "{store or folder / "creds.db"}"
 key_file = "{self.key_file}"
 {extra}
 [renew]

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import random
 import signal
 import socket
 import subprocess
@@ -11,9 +10,10 @@ import time
 
 import pytest
 from auksd_box import USERS, Auksd, login, make_realm, uid_of
+from auksd_kills import survive_kills
 
 from hipercow_slurm.errors import Error
-from hipercow_slurm.krb5 import creds, krbcred
+from hipercow_slurm.krb5 import creds
 
 KILLS = 20
 
@@ -31,47 +31,19 @@ def tgt(folder):
         yield found
 
 
-def rising(cred, number):
-    """The same ticket with a renew_till that grows with ``number``: each replaces the one before."""
-    import dataclasses
-
-    (one,) = krbcred.tickets(cred)
-    return krbcred.build([dataclasses.replace(one, renew_till=one.renew_till + number)])
-
-
-async def add_until_killed(auksd, tgt, numbers, acknowledged):
-    """Eight writers replace the credentials of three users until the daemon dies."""
-    client = auksd.client(read_s=2.0)
-
-    async def writer():
-        with contextlib.suppress(Error):
-            while True:
-                user = random.choice(USERS)
-                number = next(numbers)
-                await client.add(rising(tgt[user], number), auth=tgt["node"])
-                acknowledged[user] = max(acknowledged.get(user, 0), number)
-
-    await asyncio.gather(*(writer() for _ in range(8)))
-
-
 async def test_20_kills_lose_no_acknowledged_credential(folder, tgt):
     """The original lost one in 11 of 40: it unlinks the old file before it writes the new one."""
-    auksd = Auksd(folder / "killed", folder, renew="enabled = false").start()
-    numbers, acknowledged = iter(range(1, 10**9)), {}
-    for kill in range(KILLS):
-        dying = asyncio.create_task(add_until_killed(auksd, tgt, numbers, acknowledged))
-        await asyncio.sleep(0.03 + random.random() * 0.1)
-        auksd.kill()
-        await dying
-        auksd.start()
-        client = auksd.client()
-        for user, number in acknowledged.items():
-            cred = await client.get(uid_of(user), auth=tgt["node"])
-            assert cred is not None, f"kill {kill}: {user} is gone"
-            have = cred.times.renew_till - tgt[user].times.renew_till
-            assert have >= number, f"kill {kill}: {user} was acknowledged {number}, the store has {have}"
-    assert sum(acknowledged.values()) > KILLS, "there were adds to lose"
-    assert auksd.stop() == 0, auksd.log
+    with Auksd(folder / "killed", folder, renew="enabled = false") as auksd:
+        await survive_kills(auksd, tgt, KILLS, auksd.kill, auksd.start)
+        assert auksd.stop() == 0, auksd.log
+
+
+async def test_kills_of_a_daemon_on_postgresql_and_of_postgresql_lose_none(folder, tgt, postgres_server):
+    url = postgres_server.database()
+    with Auksd(folder / "killed-pg", folder, renew="enabled = false", store=url) as auksd:
+        await survive_kills(auksd, tgt, 5, auksd.kill, auksd.start)
+        await survive_kills(auksd, tgt, 5, postgres_server.kill, postgres_server.start)
+        assert auksd.stop() == 0, auksd.log
 
 
 async def test_a_removal_survives_kill_9_too(folder, tgt):

@@ -71,7 +71,7 @@ def test_expressions_are_posix_ones_and_searched():
         ("Rule { principal = * ; host = * ; role = admin ; }", "no rule"),
         ("\n" + rule(role="root"), ":2: unknown role 'root'"),
         (rule(role="Admin"), ":1: unknown role"),
-        (rule(role="node"), ":1: unknown role"),
+        (rule(role="nodes"), ":1: unknown role"),
         (rule(principal="'^(a'"), ":1: principal '^(a' does not compile"),
         (rule(principal=None), ":1: the rule has no principal"),
         (rule(host=None), ":1: the rule has no host"),

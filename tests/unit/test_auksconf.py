@@ -158,7 +158,8 @@ def test_lenient_rules_work_as_they_did(tmp_path):
     """AUKS loads an expression that does not compile, and it matches nobody; ours is an error in TOML only."""
     acl = tmp_path / "auks.acl"
     acl.write_text(
-        "rule { principal = '^(a' ; host = * ; role = admin ; }\nrule { principal = * ; host = 1.2.3.4 ; role = user ; }"
+        "rule { principal = '^(a' ; host = * ; role = admin ; }\n"
+        "rule { principal = * ; host = 1.2.3.4 ; role = user ; }"
     )
     (tmp_path / "auks.conf").write_text(f"common {{ }}\nauksd {{ ACLFile = {acl} ; }}")
     (tmp_path / "auksd.toml").write_text(f'[auksd]\nkeytab="k"\nstore="s"\nkey_file="f"\nacl="{acl}"\n')

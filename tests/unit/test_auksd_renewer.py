@@ -197,3 +197,16 @@ async def test_requests_do_not_wait_while_the_kdc_hangs(store, kdc):
         while await store.get(99) is not None:
             assert time.monotonic() < end, "what has expired is dropped though all threads hang"
             await asyncio.sleep(0.05)
+
+
+async def test_what_expired_while_no_daemon_ran_is_dropped_and_the_kdc_is_not_asked(store, kdc):
+    """Renewable by its renew_till, but no KDC renews an expired ticket: asking again and again would never end."""
+    dropped = []
+    await put(store, 7, due(left=-10))
+    await put(store, 8, due("alive@R"))
+    async with running(store, kdc, observe=dropped.append):
+        await until(lambda: "dropped" in dropped)
+        await until(lambda: len(dropped) == 2)
+        assert await store.get(7) is None
+    assert kdc.calls == ["alive@R"]
+    assert sorted(dropped) == ["dropped", "renewed"]

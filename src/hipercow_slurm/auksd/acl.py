@@ -4,8 +4,8 @@
 
 ``principal`` is a POSIX extended expression, searched in the full principal text, or ``*``. ``host`` is ``*``, an IPv4
 address or a name (resolved once, at load; the original compares with a literal ``*`` and so never matches).
-``role`` is guest, user or admin. What the original ignores silently is a warning here, what it trips over an error;
-both name file and line. Source: protocol notes, section 8.
+``role`` is guest, user, admin or, ours alone, node. What the original ignores silently is a warning here, what it
+trips over an error; both name file and line. Source: protocol notes, section 8.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ class Role(Enum):
     GUEST = "guest"
     USER = "user"
     ADMIN = "admin"
+    NODE = "node"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +65,10 @@ class Acl:
         self.rules = tuple(rules)
         self.warnings = tuple(warnings)
         self._known: dict[tuple[str, str], Role | None] = {}
+
+    def gives(self, role: Role) -> bool:
+        """True if some rule gives that role."""
+        return any(rule.role is role for rule in self.rules)
 
     def role(self, principal: str, peer: str) -> Role | None:
         """The role of the first rule that matches, or None."""
@@ -189,9 +194,9 @@ class _Reading:
     def _role(self, setting: Setting) -> Role:
         if setting.value.startswith("guest"):  # as the original reads it
             return Role.GUEST
-        if setting.value in ("user", "admin"):
+        if setting.value in ("user", "admin", "node"):
             return Role(setting.value)
-        raise self._error(setting.line, f"unknown role {setting.value!r}; guest, user or admin")
+        raise self._error(setting.line, f"unknown role {setting.value!r}; guest, user, admin or node")
 
     def _warn(self, line: int, text: str) -> None:
         self.warnings.append(f"{self._file}:{line}: {text}")

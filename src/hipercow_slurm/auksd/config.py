@@ -14,20 +14,39 @@ threads = 4
 [[rule]]         # these in place of the file "acl", first match wins
 principal = '^host/[a-z0-9.-]+@EXAMPLE\\.ORG$'
 host = "*"
-role = "admin"
+role = "node"
+
+[nodes]          # needed by rules of role node: which Slurm node is host/c1.example.org@EXAMPLE.ORG
+realm = "EXAMPLE.ORG"
+domains = ["example.org"]
+
+[oracle]         # how slurmctld is asked who has a job where
+command = ["squeue"]
+
+[retention]      # forget a user who has had no job for so long; without it nobody is
+grace_s = 86400
+
+[audit]          # one line per decision, hash-chained
+path = "/var/log/hipercow-slurm/auksd.audit"
+
+[metrics]        # GET /metrics and /health
+listen = "127.0.0.1:9464"
 """
 
 from __future__ import annotations
 
 import ipaddress
 from pathlib import Path
+from typing import Annotated, Literal
 
 import msgspec
 
-from hipercow_slurm import config
+from hipercow_slurm import config, metrics
 from hipercow_slurm.auksconf import conf as auks_conf
 from hipercow_slurm.auksd.agenda import Timing
 from hipercow_slurm.errors import ConfigError
+from hipercow_slurm.slurm import oracle
+from hipercow_slurm.slurm.nodes import NodeNames
 
 
 class Auksd(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -36,8 +55,11 @@ class Auksd(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     Attributes:
         principal: the service clients ask the KDC for; None accepts any key of the keytab.
         acl: file of rules in AUKS' grammar; None: they are the ``[[rule]]`` tables.
+        store: path of an SQLite file, or the URL of a PostgreSQL database (``postgresql://...``) for several instances.
         import_dir: a CacheDir of AUKS; what is in it is taken over when there is no store yet.
         listen: IPv4 address and port; AUKS has no IPv6.
+        share_port: let further instances on this host listen on the same address and port, each on a core of its own;
+            the kernel spreads connections. Only for instances of one shared store.
         connections, connections_per_peer: at these many, the oldest connection without a request yet is closed
             for a new one; if there is none, the new one is.
         handshake_timeout_s: from accept to the first request.
@@ -52,6 +74,7 @@ class Auksd(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     principal: str | None = None
     import_dir: str | None = None
     listen: str = "0.0.0.0:12345"
+    share_port: bool = False
     connections: int = 4096
     connections_per_peer: int = 1024
     handshake_timeout_s: float = 10.0
@@ -96,12 +119,69 @@ class Rule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     host: str = "*"
 
 
+class Nodes(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Section ``[nodes]``: from host principals to Slurm's node names; see ``slurm.nodes.NodeNames``.
+
+    Attributes:
+        realm: the nodes' realm.
+        domains: ``host/c1.DOMAIN`` is node c1.
+        table: host -> node, for names that follow no rule.
+        pattern: a regular expression for whole host names, with a group ``node``.
+        service: the first part of a node's principal.
+    """
+
+    realm: str
+    domains: tuple[str, ...] = ()
+    table: dict[str, str] = {}
+    pattern: str | None = None
+    service: str = "host"
+
+    def names(self) -> NodeNames:
+        """The mapping.
+
+        Raises:
+            ConfigError: pattern or table is no good.
+        """
+        return NodeNames(self.realm, self.domains, self.table, self.pattern, self.service)
+
+
+class Retention(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Section ``[retention]``; see ``retention.py``.
+
+    Attributes:
+        grace_s: a record goes when slurmctld has shown no job of its user for so many seconds; None: never.
+    """
+
+    grace_s: Annotated[float, msgspec.Meta(gt=0, le=366 * 86400)] | None = None
+
+
+class Audit(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Section ``[audit]``; see ``audit.log.AuditLog``.
+
+    Attributes:
+        path: the log; None: no audit log.
+        key: file with the key that seals its lines; None: a chain without a key.
+        sync: ``each``: nobody is answered before the line is on disk; ``interval``: it is there a second later.
+        required: refuse what cannot be noted.
+    """
+
+    path: str | None = None
+    key: str | None = None
+    sync: Literal["each", "interval"] = "interval"
+    required: bool = True
+
+
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The whole file."""
 
     auksd: Auksd
     renew: Renew = Renew()
     rule: tuple[Rule, ...] = ()
+    nodes: Nodes | None = None
+    oracle: oracle.Settings = oracle.Settings()
+    retention: Retention = Retention()
+    audit: Audit = Audit()
+    metrics: metrics.Settings = metrics.Settings()
 
 
 def load(path: Path, *, state: Path | None = None) -> Config:
@@ -122,6 +202,9 @@ def load(path: Path, *, state: Path | None = None) -> Config:
     if (found.auksd.acl is None) == (not found.rule):
         raise ConfigError(f"{path}: give either auksd.acl or [[rule]] tables")
     found.auksd.address()
+    found.metrics.address()
+    if found.nodes is not None:
+        found.nodes.names()
     section, renew = found.auksd, found.renew
     _check(path, "auksd.connections", section.connections > 0 and section.connections_per_peer > 0)
     _check(path, "auksd.handshake_timeout_s", section.handshake_timeout_s > 0 and section.idle_timeout_s > 0)

@@ -40,6 +40,7 @@ class Renewer:
         threads: how many such calls at once.
         rate_per_s: how many are begun per second: after an outage everything is due.
         now: seconds since 1970.
+        observe: told of each ``renewed``, ``failed`` (to be tried again) and ``dropped``.
     """
 
     def __init__(
@@ -51,7 +52,10 @@ class Renewer:
         rate_per_s: float = 50.0,
         timing: Timing | None = None,
         now: Callable[[], float] = time.time,
+        observe: Callable[[str], None] = lambda result: None,
     ) -> None:
+        self._observe = observe
+        self._due_since: dict[int, float] = {}  # those whose renewal is due and has not succeeded yet
         self._store = store
         self._renew_at_kdc = renew
         self._workers = Workers(threads, "renew")
@@ -69,13 +73,18 @@ class Renewer:
 
     def schedule(self, entry: Entry) -> None:
         """``entry`` is now in the store: forget what was planned for its uid and plan anew."""
-        self._failures.pop(entry.uid, None)
+        self._settled(entry.uid)
         self._plan(entry.uid, plan(entry.times, self._timing, self._spread()))
 
     def forget(self, uid: int) -> None:
         """Nothing is stored for ``uid`` any more."""
-        self._failures.pop(uid, None)
+        self._settled(uid)
         self._agenda.discard(uid)
+
+    def late_s(self) -> float:
+        """By how long the most overdue renewal is late, tries that failed included; 0 if none is due."""
+        now = self._now()
+        return max(0.0, now - min(self._due_since.values(), default=now))
 
     async def load(self) -> int:
         """Plan for everything in the store; returns how much that is."""
@@ -106,13 +115,16 @@ class Renewer:
                     dropped.append(self._drop(uid))
                 else:
                     self._busy.add(uid)
+                    self._due_since.setdefault(uid, self._now())
                     self._queue.put_nowait(uid)
             await asyncio.gather(*dropped)  # together: the store makes one transaction of them
             self._changed.clear()
             at = self._agenda.next_at()
             wait = LONGEST_SLEEP_S if at is None else min(LONGEST_SLEEP_S, max(0.0, at - self._now()))
+            # Not wait_for: that one (3.11) swallows a cancellation that comes together with the event.
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._changed.wait(), wait)
+                async with asyncio.timeout(wait):
+                    await self._changed.wait()
 
     async def _consume(self) -> None:
         while True:
@@ -126,9 +138,13 @@ class Renewer:
             except Exception:
                 self._log.exception("renew.bug", uid=uid)
                 following = self._later()
-            self._busy.discard(uid)
-            if following is not None:
-                self._plan(uid, following)
+            await self._done(uid, following)
+
+    async def _done(self, uid: int, following: Plan | None) -> None:
+        """The turn of ``uid`` is over."""
+        self._busy.discard(uid)
+        if following is not None:
+            self._plan(uid, following)
 
     async def _slot(self) -> None:
         """Wait for this renewal's turn under the rate cap."""
@@ -141,10 +157,13 @@ class Renewer:
         """Renew what is stored for ``uid``; what to do with it next, None if there is nothing."""
         sealed = await self._store.get(uid)
         if sealed is None:
+            self._settled(uid)
             return None
         entry = sealed.entry
-        if plan(entry.times, self._timing, -1.0).at > self._now() or entry.times.endtime <= self._now():
-            return plan(entry.times, self._timing, self._spread())  # a fresh one came, or it is too late
+        if entry.times.endtime <= self._now():  # no KDC renews it any more
+            return Plan(Act.DROP, entry.times.endtime)
+        if plan(entry.times, self._timing, -1.0).at > self._now():  # a fresh one came
+            return plan(entry.times, self._timing, self._spread())
         try:
             new = await self._workers.run(self._renew_at_kdc, sealed.open())
             if new.times.endtime <= entry.times.endtime:
@@ -152,7 +171,8 @@ class Renewer:
         except Error as error:
             return self._failed(entry, error)
         done = await self._store.put(uid, new, self._over)
-        self._failures.pop(uid, None)
+        self._settled(uid)
+        self._observe("renewed")
         self._log.info(
             "renew.done",
             uid=uid,
@@ -172,6 +192,7 @@ class Renewer:
     def _failed(self, entry: Entry, error: Error) -> Plan:
         failures = self._failures[entry.uid] = self._failures.get(entry.uid, 0) + 1
         following = plan_retry(entry.times, self._timing, self._spread(), failures=failures, now=self._now())
+        self._observe("failed")
         self._log.warning(
             "renew.failed",
             uid=entry.uid,
@@ -196,10 +217,16 @@ class Renewer:
             return
         if gone is not None:
             why = "renew_till reached" if gone.times.renew_till <= gone.times.endtime else "could not be renewed"
-            self._failures.pop(uid, None)
+            self._settled(uid)
+            self._observe("dropped")
             self._log.info("renew.dropped", uid=uid, principal=gone.principal, endtime=gone.times.endtime, why=why)
         elif sealed is not None:
             self._plan(uid, plan(sealed.entry.times, self._timing, self._spread()))
+
+    def _settled(self, uid: int) -> None:
+        """Nothing is overdue for ``uid`` any more."""
+        self._failures.pop(uid, None)
+        self._due_since.pop(uid, None)
 
     def _plan(self, uid: int, following: Plan) -> None:
         self._agenda.set(uid, following)

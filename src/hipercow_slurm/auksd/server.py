@@ -14,6 +14,7 @@ import asyncio
 import contextlib
 import math
 import socket
+import sys
 from collections import Counter
 from collections.abc import Callable
 from typing import cast
@@ -24,12 +25,13 @@ from hipercow_slurm.auksd.service import Requester, Service
 from hipercow_slurm.auksd.workers import Workers
 from hipercow_slurm.errors import Error, UnavailableError
 from hipercow_slurm.wire.frames import MAX_FRAME
-from hipercow_slurm.wire.messages import DumpReply, Reply
+from hipercow_slurm.wire.messages import EncodedDump, Reply
 from hipercow_slurm.wire.sendauth import Acceptor
 from hipercow_slurm.wire.session import Authenticated, Ended, Malformed, ServerEvent, ServerSession
 
 BACKLOG = 4096
 SWEEP_S = 1.0
+PIECE = 256 * 1024  # bytes of a dump handed to the transport at once
 
 # Makes the crypto object of a connection from its two IPv4 addresses (ours, the peer's), 4 octets each.
 MakeAcceptor = Callable[[bytes, bytes], Acceptor]
@@ -52,6 +54,7 @@ class Server:
         self.workers = workers
         self.log = log.get()
         self.draining = False
+        self.most = sys.maxsize  # connections the process has descriptors for, whatever the configuration says
         self._connections: dict[Connection, None] = {}  # in order of their accept
         self._per_peer: Counter[str] = Counter()
         self._closed_early: Counter[str] = Counter()
@@ -69,6 +72,8 @@ class Server:
         sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
         try:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if self.config.share_port:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # accepted sockets inherit it
             sock.bind(self.config.address())
             sock.setblocking(False)
@@ -100,6 +105,11 @@ class Server:
     def __len__(self) -> int:
         return len(self._connections)
 
+    @property
+    def proven(self) -> int:
+        """Connections that have made a request."""
+        return sum(connection.proven for connection in self._connections)
+
     def enter(self, connection: Connection) -> bool:
         """Take a new connection in, making room if need be; False when there is none."""
         peer = connection.peer
@@ -107,7 +117,7 @@ class Server:
             return False
         if self._per_peer[peer] >= self.config.connections_per_peer and not self._make_room(peer):
             return False
-        if len(self._connections) >= self.config.connections and not self._make_room(None):
+        if len(self._connections) >= min(self.config.connections, self.most) and not self._make_room(None):
             return False
         self._connections[connection] = None
         self._per_peer[peer] += 1
@@ -252,7 +262,7 @@ class Connection(asyncio.Protocol):
         if not isinstance(event, Authenticated):
             return
         self._write(self._session.outgoing())
-        who = self._server.service.admit(event.client, self.peer)
+        who = await self._server.service.admit(event.client, self.peer)
         if who is None:
             return  # AUKS: closed right after the AP-REP
         while not (self._lost or self._server.draining):
@@ -267,17 +277,24 @@ class Connection(asyncio.Protocol):
     async def _answer(self, who: Requester, event: ServerEvent) -> None:
         service = self._server.service
         if isinstance(event, Malformed):
-            reply: Reply = service.malformed(who, event.why)
+            reply: Reply | EncodedDump = await service.malformed(who, event.why)
         else:
             assert not isinstance(event, Authenticated | Ended)
             reply = await service.answer(who, event)
-        if isinstance(reply, DumpReply):  # tens of megabytes: a second of encryption
-            data = await self._server.workers.run(self._session.send, reply)
+        if isinstance(reply, EncodedDump):  # tens of megabytes: a second of encryption
+            parts: tuple[bytes | bytearray, ...] = await self._server.workers.run(self._session.send_dump, reply)
         else:
-            data = self._session.send(reply)
-        self._write(data)
-        self.deadline = self._loop.time() + self._server.config.idle_timeout_s
-        await self._writable.wait()
+            parts = (self._session.send(reply),)
+        for part in parts:
+            await self._write_in_pieces(part)
+
+    async def _write_in_pieces(self, data: bytes | bytearray) -> None:
+        """Hand ``data`` to the transport as the peer takes it: the transport copies what it keeps."""
+        with memoryview(data) as view:
+            for start in range(0, len(data), PIECE):
+                self._write(view[start : start + PIECE])
+                self.deadline = self._loop.time() + self._server.config.idle_timeout_s
+                await self._writable.wait()
 
     async def _next_event(self) -> ServerEvent:
         """The session's next event; waits for bytes as long as it has none."""
@@ -292,7 +309,7 @@ class Connection(asyncio.Protocol):
             await self._wake
         return event
 
-    def _write(self, data: bytes) -> None:
+    def _write(self, data: bytes | memoryview) -> None:
         if data and not self._lost:
             self._transport.write(data)
 

@@ -1,25 +1,27 @@
 """What the cache decides: who may do what, what is stored, what is answered. No sockets.
 
 The functions at the top are pure: time is an argument. ``Service`` asks them, does what they say with the store, and
-writes one log line per decision. Source: protocol notes, sections 7, 8 and 10.
+has each decision noted (``ledger.py``) before its reply is sent. Source: protocol notes, sections 7, 8 and 10.
 """
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any, Protocol
 
 from hipercow_slurm import log
 from hipercow_slurm.auksd.acl import Acl, Role
+from hipercow_slurm.auksd.ledger import Ledger
 from hipercow_slurm.auksd.workers import Workers
-from hipercow_slurm.errors import AccessError, CredentialError, Error, RequestError
+from hipercow_slurm.errors import AccessError, CredentialError, Error, InternalError, RequestError, UnavailableError
 from hipercow_slurm.store.base import Entry, Store
 from hipercow_slurm.values import KrbCred
 from hipercow_slurm.wire import messages
-from hipercow_slurm.wire.messages import MAX_CRED, MAX_PRINCIPAL, Record, Reply, Request
+from hipercow_slurm.wire.messages import MAX_CRED, MAX_PRINCIPAL, EncodedDump, Record, Reply, Request
 
 
 class Reach(Enum):
@@ -28,14 +30,15 @@ class Reach(Enum):
     NONE = 0
     OWN = 1
     ANY = 2
+    ON_NODE = 3
 
 
-# verb -> role -> reach; verbs that are not here need any role at all
+# verb -> role -> reach, NONE where the role is missing; verbs that are not here need any role at all
 MAY: dict[str, dict[Role, Reach]] = {
     "add": {Role.GUEST: Reach.OWN, Role.USER: Reach.OWN, Role.ADMIN: Reach.ANY},
-    "get": {Role.GUEST: Reach.NONE, Role.USER: Reach.OWN, Role.ADMIN: Reach.ANY},
-    "remove": {Role.GUEST: Reach.NONE, Role.USER: Reach.OWN, Role.ADMIN: Reach.ANY},
-    "dump": {Role.GUEST: Reach.NONE, Role.USER: Reach.NONE, Role.ADMIN: Reach.ANY},
+    "get": {Role.USER: Reach.OWN, Role.ADMIN: Reach.ANY, Role.NODE: Reach.ON_NODE},
+    "remove": {Role.USER: Reach.OWN, Role.ADMIN: Reach.ANY},
+    "dump": {Role.ADMIN: Reach.ANY},
 }
 
 
@@ -51,10 +54,12 @@ class Requester:
 def check_may(who: Requester, verb: str, owner: str | None) -> None:
     """Refuse ``verb`` on a credential of ``owner`` (None: of everybody).
 
+    Whether a node has a job of the owner is not asked here: see ``Service._get``.
+
     Raises:
         AccessError: ``role-denied`` or ``principal-mismatch``.
     """
-    reach = MAY[verb][who.role]
+    reach = MAY[verb].get(who.role, Reach.NONE)
     if reach is Reach.NONE:
         raise AccessError(f"role {who.role.value} may not {verb}", code="role-denied")
     if reach is Reach.OWN and owner != who.principal:
@@ -93,14 +98,12 @@ def replaces(old: Entry | None, new: Entry, now: float) -> bool:
     return new.times.endtime >= old.times.endtime
 
 
-def compact(length: int) -> int:
-    """Field size of a GET reply: small, with room for a stock client to renew in place."""
-    return min(MAX_CRED, max(4096, 2 * length))
-
-
 def slack(length: int) -> int:
-    """Field size in a DUMP reply: a stock auksdrenewer fails if the renewed credential does not fit it."""
-    return min(MAX_CRED, length + 1024)
+    """Field size in a reply: a stock client that renews in place fails if the new ticket does not fit.
+
+    Renewal changes times, not names: it adds a few bytes. Every kilobyte here is encrypted for every GET.
+    """
+    return min(MAX_CRED, length + 512)
 
 
 class UidOf(Protocol):
@@ -108,6 +111,13 @@ class UidOf(Protocol):
 
     async def uid(self, principal: str) -> int:
         """The uid of a principal's local account, or AccessError."""
+
+
+class JobsOn(Protocol):
+    """``jobs.Jobs``, as far as it is needed here."""
+
+    async def check_on_node(self, principal: str, uid: int) -> str:
+        """Refuse a node that has no job of ``uid`` now; else how we know."""
 
 
 class Watcher(Protocol):
@@ -133,7 +143,10 @@ class Service:
 
     Args:
         store, accounts, watcher: what to work on, ask and tell.
-        acl: the rules; may be replaced while running.
+        acl: the rules; may be replaced while running, and counts from the next request on.
+        jobs: who has a job where; may be replaced while running.
+        ledger: notes decisions.
+        touch: told of a uid before something of its is stored.
         workers: threads for dumps.
         parse: KRB-CRED bytes to a checked credential, or ProtocolError.
         now: seconds since 1970.
@@ -147,10 +160,16 @@ class Service:
         watcher: Watcher,
         workers: Workers,
         parse: Callable[[bytes], KrbCred],
+        jobs: JobsOn,
+        ledger: Ledger,
         *,
+        touch: Callable[[int], None] = lambda uid: None,
         now: Callable[[], float] = time.time,
     ) -> None:
         self.acl = acl
+        self.jobs = jobs
+        self._ledger = ledger
+        self._touch = touch
         self._store = store
         self._accounts = accounts
         self._watcher = watcher
@@ -159,37 +178,61 @@ class Service:
         self._now = now
         self._log = log.get()
 
-    def admit(self, principal: str, peer: str) -> Requester | None:
-        """The requester with its role, or None (and a log line) if no rule matches: then the connection is closed."""
+    async def admit(self, principal: str, peer: str) -> Requester | None:
+        """The requester with its role, or None (which is noted) if no rule matches: then the connection is closed."""
         role = self.acl.role(principal, peer)
         if role is None:
-            self._log.warning(
-                "auksd.request", principal=principal, peer=peer, verb="connect", result="refused", code="no-role"
-            )
+            with contextlib.suppress(UnavailableError):  # a refusal stands, noted or not
+                await self._ledger.note(
+                    "connect", "refused", principal=principal, peer=peer, error=_no_role(principal, peer)
+                )
             return None
         return Requester(principal, role, peer)
 
-    async def answer(self, who: Requester, request: Request) -> Reply:
-        """The reply to a request; an ERROR reply for whatever is refused or fails, and one log line in any case."""
+    async def answer(self, who: Requester, request: Request) -> Reply | EncodedDump:
+        """The reply to a request; an ERROR reply for whatever is refused or fails, and for what cannot be noted."""
         verb = type(request).__name__.lower()
         noted = _Noted()
         try:
+            who = self._still(who)
             reply, result = await self._do(who, request, noted)
         except Error as error:
-            self._note(who, verb, noted, "refused" if error.EXIT < 70 else "failed", error)
-            return messages.ErrorReply()
+            return await self._error(who, verb, noted, error)
         except Exception:
             self._log.exception("auksd.bug", principal=who.principal, peer=who.peer, verb=verb, uid=noted.uid)
+            return await self._error(who, verb, noted, InternalError("a bug; see the log"))
+        if verb in ("add", "remove"):
+            self._ledger.vitals.stored()
+        try:
+            await self._note(who, verb, noted, result)
+        except UnavailableError:
             return messages.ErrorReply()
-        self._note(who, verb, noted, result)
         return reply
 
-    def malformed(self, who: Requester, why: str) -> Reply:
+    async def malformed(self, who: Requester, why: str) -> Reply:
         """The reply to a message that is no request."""
-        self._note(who, "unknown", _Noted(), "refused", RequestError(why, code="wire-malformed"))
-        return messages.ErrorReply()
+        return await self._error(who, "unknown", _Noted(), RequestError(why, code="wire-malformed"))
 
-    async def _do(self, who: Requester, request: Request, noted: _Noted) -> tuple[Reply, str]:
+    async def forgotten(self, entry: Entry) -> None:
+        """Retention has removed ``entry``: note it and stop renewing."""
+        self._watcher.forget(entry.uid)
+        with contextlib.suppress(UnavailableError):  # it is gone; the log has it
+            await self._ledger.note("forget", "ok", principal=entry.principal, uid=entry.uid)
+
+    def _still(self, who: Requester) -> Requester:
+        """The requester with the role the rules give it now: they may have been replaced since it connected.
+
+        Raises:
+            AccessError: ``no-role``.
+        """
+        role = self.acl.role(who.principal, who.peer)
+        if role is who.role:
+            return who
+        if role is None:
+            raise _no_role(who.principal, who.peer)
+        return replace(who, role=role)
+
+    async def _do(self, who: Requester, request: Request, noted: _Noted) -> tuple[Reply | EncodedDump, str]:
         match request:
             case messages.Ping() | messages.List():
                 return messages.PingReply(), "ok"
@@ -197,7 +240,7 @@ class Service:
                 return messages.AddReply(), await self._add(who, data, noted)
             case messages.Get(uid=uid):
                 noted.uid = uid
-                return await self._get(who, uid), "ok"
+                return await self._get(who, uid, noted), "ok"
             case messages.Remove(uid=uid):
                 noted.uid = uid
                 return await self._remove(who, uid), "ok"
@@ -211,6 +254,7 @@ class Service:
         check_may(who, "add", cred.client)
         check_cred(cred, self._now())
         noted.uid = await self._accounts.uid(cred.client)
+        self._touch(noted.uid)
         done = await self._store.put(noted.uid, cred, lambda old, new: replaces(old, new, self._now()))
         noted.fields |= {"endtime": cred.times.endtime, "renew_till": cred.times.renew_till}
         assert done.entry is not None, "replaces() takes whatever comes first"
@@ -221,13 +265,15 @@ class Service:
         noted.fields |= {"stored_endtime": done.entry.times.endtime, "stored_renew_till": done.entry.times.renew_till}
         return "kept-better"
 
-    async def _get(self, who: Requester, uid: int) -> Reply:
+    async def _get(self, who: Requester, uid: int, noted: _Noted) -> Reply:
+        if MAY["get"].get(who.role) is Reach.ON_NODE:  # before the store is looked at: a no tells nothing about it
+            noted.fields = {"job": await self.jobs.check_on_node(who.principal, uid)}
         sealed = await self._store.get(uid)
         check_may(who, "get", sealed.entry.principal if sealed else who.principal)
         if sealed is None:
             raise AccessError(f"no credential is stored for uid {uid}", code="not-found")
         cred = sealed.open()
-        return messages.GetReply(Record.of(uid, cred, compact(len(cred.der))))
+        return messages.GetReply(Record.of(uid, cred, slack(len(cred.der))))
 
     async def _remove(self, who: Requester, uid: int) -> Reply:
         def rule(entry: Entry) -> bool:
@@ -240,31 +286,41 @@ class Service:
         self._watcher.forget(uid)
         return messages.RemoveReply()
 
-    async def _dump(self, who: Requester, noted: _Noted) -> Reply:
+    async def _dump(self, who: Requester, noted: _Noted) -> EncodedDump:
         check_may(who, "dump", None)
-        records = await self._workers.run(self._all_records)
-        noted.fields = {"count": len(records)}
-        return messages.DumpReply(records)
+        dump = await self._workers.run(self._all_records)
+        noted.fields = {"count": dump.count}
+        return dump
 
-    def _all_records(self) -> tuple[Record, ...]:
+    def _all_records(self) -> EncodedDump:
         """Every record that opens; one that does not is logged and left out. Runs in a thread."""
-        records = []
+        dump = EncodedDump()
         for sealed in self._store.dump():
             try:
                 cred = sealed.open()
             except Error as error:
                 self._log.error("store.corrupt", uid=sealed.entry.uid, why=error.message)
                 continue
-            records.append(Record.of(sealed.entry.uid, cred, slack(len(cred.der))))
-        return tuple(records)
+            dump.add(Record.of(sealed.entry.uid, cred, slack(len(cred.der))))
+        return dump
 
-    def _note(self, who: Requester, verb: str, noted: _Noted, result: str, error: Error | None = None) -> None:
-        fields: dict[str, Any] = {"principal": who.principal, "role": who.role.value, "peer": who.peer, "verb": verb}
-        if noted.uid is not None:
-            fields["uid"] = noted.uid
-        fields |= noted.fields or {}
-        fields["result"] = result
-        if error is None:
-            self._log.info("auksd.request", **fields)
-        else:
-            self._log.warning("auksd.request", **fields, code=error.code, why=error.message)
+    async def _error(self, who: Requester, verb: str, noted: _Noted, error: Error) -> Reply:
+        with contextlib.suppress(UnavailableError):  # an ERROR it is, noted or not
+            await self._note(who, verb, noted, "refused" if error.EXIT < 70 else "failed", error)
+        return messages.ErrorReply()
+
+    async def _note(self, who: Requester, verb: str, noted: _Noted, result: str, error: Error | None = None) -> None:
+        await self._ledger.note(
+            verb,
+            result,
+            principal=who.principal,
+            role=who.role.value,
+            peer=who.peer,
+            uid=noted.uid,
+            fields=noted.fields,
+            error=error,
+        )
+
+
+def _no_role(principal: str, peer: str) -> AccessError:
+    return AccessError(f"no rule gives {principal} at {peer} a role", code="no-role")

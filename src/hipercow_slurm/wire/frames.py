@@ -21,7 +21,12 @@ MAX_FRAME = 64 * 1024
 
 def frame(body: bytes) -> bytes:
     """``body`` with its length in front."""
-    return _LENGTH.pack(len(body)) + body
+    return frame_head(len(body)) + body
+
+
+def frame_head(length: int) -> bytes:
+    """What comes before a body of ``length`` bytes."""
+    return _LENGTH.pack(length)
 
 
 class FrameBuffer:

@@ -248,6 +248,27 @@ class DumpReply:
         return _I32.pack(len(self.records)) + b"".join(record.encode() for record in self.records)
 
 
+class EncodedDump:
+    """A DUMP reply as the server builds it: encoded record by record into one buffer, never held twice.
+
+    Attributes:
+        data: the whole message; sealing encrypts it in place.
+        count: number of records in it.
+    """
+
+    TYPE: ClassVar[int] = DumpReply.TYPE
+
+    def __init__(self) -> None:
+        self.data = bytearray(_I32.pack(self.TYPE) + _I32.pack(0))
+        self.count = 0
+
+    def add(self, record: Record) -> None:
+        """Append a record."""
+        self.data += record.encode()
+        self.count += 1
+        _I32.pack_into(self.data, _I32.size, self.count)
+
+
 Request = Ping | List | Add | Get | Remove | Close | Dump
 Reply = PingReply | ErrorReply | AddReply | GetReply | RemoveReply | DumpReply
 

@@ -43,6 +43,9 @@ class Acceptor(Protocol):
     def seal(self, data: bytes) -> bytes:
         """KRB-PRIV of ``data``."""
 
+    def seal_in_place(self, content: bytearray) -> tuple[bytes, bytes]:
+        """Encrypt ``content`` where it lies; what to send before and after it to make a KRB-PRIV."""
+
     def unseal(self, data: bytes) -> bytes:
         """Contents of a KRB-PRIV; raises one of our errors."""
 

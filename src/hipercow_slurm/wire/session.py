@@ -15,8 +15,8 @@ from dataclasses import dataclass
 
 from hipercow_slurm.errors import InternalError, ProtocolError
 from hipercow_slurm.wire import messages
-from hipercow_slurm.wire.frames import MAX_FRAME, FrameBuffer, frame
-from hipercow_slurm.wire.messages import Close, Reply, Request
+from hipercow_slurm.wire.frames import MAX_FRAME, FrameBuffer, frame, frame_head
+from hipercow_slurm.wire.messages import Close, EncodedDump, Reply, Request
 from hipercow_slurm.wire.sendauth import Acceptor, ClientHandshake, HandshakeError, Initiator, ServerHandshake
 
 
@@ -125,6 +125,13 @@ class ServerSession:
         if not self._handshake.done:
             raise InternalError("reply before the end of the handshake")
         return frame(self._acceptor.seal(messages.encode(reply)))
+
+    def send_dump(self, dump: EncodedDump) -> tuple[bytes, bytearray, bytes]:
+        """The bytes that carry a dump, in three parts: the middle one is the dump's own buffer, encrypted in place."""
+        if not self._handshake.done:
+            raise InternalError("reply before the end of the handshake")
+        before, after = self._acceptor.seal_in_place(dump.data)
+        return frame_head(len(before) + len(dump.data) + len(after)) + before, dump.data, after
 
 
 class ClientSession:

@@ -1,0 +1,82 @@
+"""Each decision, told three times before its reply is sent: a log line, a count, and a line of the audit log."""
+
+from __future__ import annotations
+
+import secrets
+from typing import Any
+
+from hipercow_slurm import log
+from hipercow_slurm.audit import AuditLog
+from hipercow_slurm.auksd.vitals import Vitals
+from hipercow_slurm.errors import Error, UnavailableError
+
+# In the audit log beside its reason, not in its own field.
+_TOLD = ("owner", "endtime", "renew_till", "stored_endtime", "stored_renew_till", "count", "job", "idle_s")
+
+
+class Ledger:
+    """Notes decisions.
+
+    Args:
+        vitals: counts them.
+        audit: the audit log, or None; replaced by nobody while running.
+    """
+
+    def __init__(self, vitals: Vitals, audit: AuditLog | None = None) -> None:
+        self.vitals = vitals
+        self.audit = audit
+        self._log = log.get()
+        self._start = secrets.token_hex(4)  # request ids differ from those before a restart
+        self._number = 0
+
+    async def note(
+        self,
+        verb: str,
+        result: str,
+        *,
+        principal: str | None,
+        role: str | None = None,
+        peer: str | None = None,
+        uid: int | None = None,
+        fields: dict[str, Any] | None = None,
+        error: Error | None = None,
+    ) -> None:
+        """One decision.
+
+        Raises:
+            UnavailableError: ``audit-unwritable``: it must not be carried out in silence, so tell nobody its result.
+        """
+        self._number += 1
+        request_id = f"{self._start}-{self._number:x}"
+        line: dict[str, Any] = {"principal": principal, "role": role, "peer": peer, "verb": verb, "uid": uid}
+        line = {key: value for key, value in line.items() if value is not None}
+        line |= fields or {}
+        line |= {"result": result, "request_id": request_id}
+        if error is None:
+            self._log.info("auksd.request", **line)
+        else:
+            self._log.warning("auksd.request", **line, code=error.code, why=error.message)
+            self.vitals.failed(error)
+        self.vitals.request(verb, role, "not-found" if error and error.code == "not-found" else result)
+        if self.audit is None:
+            return
+        try:
+            await self.audit.note(
+                verb=verb,
+                result=result,
+                who=principal,
+                peer=peer,
+                uid=uid,
+                why=_why(fields or {}, error),
+                request_id=request_id,
+            )
+        except UnavailableError as trouble:
+            self._log.error("auksd.audit_failed", request_id=request_id, code=trouble.code, why=trouble.message)
+            raise
+
+
+def _why(fields: dict[str, Any], error: Error | None) -> str | None:
+    told = [f"{key}={fields[key]}" for key in _TOLD if key in fields]
+    if error is not None:
+        told.append(f"{error.code}: {error.message}")
+    return " ".join(told) or None

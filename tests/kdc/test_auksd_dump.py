@@ -1,0 +1,33 @@
+"""A dump costs the memory of its one message and no more: KRB-PRIV is one encryption, made where the records lie."""
+
+import asyncio
+
+from auksd_box import Auksd, login, make_realm
+
+from hipercow_slurm.krb5 import creds
+from hipercow_slurm.store.envelope import read_key_file
+from hipercow_slurm.store.sqlite import SqliteStore
+from hipercow_slurm.testing.bench import process
+from hipercow_slurm.testing.store_contract import always
+
+COUNT = 12_000
+
+
+async def test_a_dump_adds_its_own_size_to_the_memory_and_nothing_else(tmp_path):
+    with make_realm(tmp_path):
+        cred = login(tmp_path, "games")
+        node = creds.keytab_tgt("host/node.test", str(tmp_path / "node.keytab"))
+        auksd = Auksd(tmp_path / "d", tmp_path, renew="enabled = false")
+        store = SqliteStore(tmp_path / "d" / "creds.db", read_key_file(auksd.key_file))
+        for first in range(0, COUNT, 2000):
+            await asyncio.gather(*(store.put(10_000 + uid, cred, always) for uid in range(first, first + 2000)))
+        await store.close()
+        with auksd:
+            client, pid = auksd.client(read_s=30.0), auksd.process.pid
+            message_mib = COUNT * (173 + len(cred.der) + 512) / process.MIB
+            for _ in range(2):
+                process.forget_peak(pid)
+                before = process.rss_mib(pid)
+                assert len(await client.dump(auth=node)) == COUNT
+                added = process.peak_mib(pid) - before
+                assert added < 1.3 * message_mib + 4, f"{added:.0f} MiB for a message of {message_mib:.0f} MiB"
