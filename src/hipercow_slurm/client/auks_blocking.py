@@ -13,10 +13,23 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from hipercow_slurm.client.auks_steps import Block, Connect, Exchange, Limits, Server, Step, Tickets, ask, expect
+from hipercow_slurm.client.auks_steps import (
+    Block,
+    Connect,
+    Exchange,
+    Limits,
+    Server,
+    Step,
+    Tickets,
+    ask,
+    check_record,
+    expect,
+    is_error,
+)
+from hipercow_slurm.krb5 import krbcred
 from hipercow_slurm.values import KrbCred
 from hipercow_slurm.wire import messages
-from hipercow_slurm.wire.messages import Reply, Request
+from hipercow_slurm.wire.messages import Record, Reply, Request
 
 _READ = 64 * 1024
 
@@ -37,6 +50,27 @@ class BlockingAuksClient:
         """Hand over a credential, authenticated by itself unless ``auth`` says otherwise."""
         auth = auth or cred
         expect(self._ask(messages.Add(cred.der), auth), messages.AddReply, "add", auth)
+
+    def get(self, uid: int, *, auth: KrbCred) -> Record | None:
+        """The record of ``uid``, its credential checked; None if there is none or it is not ours to have."""
+        reply = self._ask(messages.Get(uid), auth)
+        if is_error(reply):
+            return None
+        expect(reply, messages.GetReply, "get", auth)
+        assert isinstance(reply, messages.GetReply)
+        check_record(reply.record, uid, krbcred.parse(reply.record.data))
+        return reply.record
+
+    def remove(self, uid: int, *, auth: KrbCred) -> None:
+        """Remove the credential of ``uid``."""
+        expect(self._ask(messages.Remove(uid), auth), messages.RemoveReply, "remove", auth)
+
+    def dump(self, *, auth: KrbCred) -> tuple[Record, ...]:
+        """Every record of the cache (role admin); their KRB-CREDs are not checked."""
+        reply = self._ask(messages.Dump(), auth)
+        expect(reply, messages.DumpReply, "dump", auth)
+        assert isinstance(reply, messages.DumpReply)
+        return reply.records
 
     def _ask(self, request: Request, auth: KrbCred) -> Reply:
         steps = ask(self._servers, self._limits, self._tickets, auth, request)

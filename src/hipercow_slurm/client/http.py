@@ -144,9 +144,15 @@ class Client:
     # ---- what the API offers ---------------------------------------------------------------------------------
 
     def login(self, username: str, password: str) -> Session:
-        """Begin a session. CredentialError "login-failed", "password-expired", "account-locked", ..."""
+        """Begin a session. CredentialError "login-failed", "account-locked", ...; MustChangeError: go on with
+        ``change_password``."""
         body = {"username": username, "password": password}
         return Session.parse(self._json("POST", "/v1/sessions", body=body, safe=False))
+
+    def change_password(self, conversation: str, new_password: str) -> Session:
+        """Go on with a login that ended in MustChangeError; RequestError "password-rejected": try another one."""
+        body = {"conversation": conversation, "new_password": new_password}
+        return Session.parse(self._json("POST", "/v1/conversations", body=body, safe=False))
 
     def logout(self, session: str = "current") -> None:
         """End a session: this one, or another of the user's by its id."""

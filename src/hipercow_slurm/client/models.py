@@ -19,7 +19,7 @@ Json = Mapping[str, Any]
 
 # States in which Slurm has finished with a job for good (slurm.h, job_states; base state names).
 ENDED = frozenset(
-    "COMPLETED FAILED CANCELLED TIMEOUT NODE_FAIL OUT_OF_MEMORY BOOT_FAIL DEADLINE PREEMPTED REVOKED".split()  # noqa: SIM905
+    "COMPLETED FAILED CANCELLED TIMEOUT NODE_FAIL OUT_OF_MEMORY BOOT_FAIL DEADLINE PREEMPTED REVOKED UNKNOWN".split()  # noqa: SIM905
 )
 
 

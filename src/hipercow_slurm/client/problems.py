@@ -34,6 +34,9 @@ CREDENTIAL_CODES = frozenset(
         "lifetime-too-short",
         "login-failed",
         "password-expired",
+        "password-must-change",
+        "ticket-not-delegated",
+        "ticket-refused",
         "account-locked",
         "account-expired",
         "clock-skew",
@@ -52,7 +55,15 @@ _FAMILIES: dict[int, type[Error]] = {
     503: UnavailableError,
     504: SchedulerError,
 }
+_CONVERSATION = re.compile(r"[A-Za-z0-9_-]{16,64}")
 LOG_IN = "hipercow-slurm login"
+
+
+class MustChangeError(CredentialError):
+    """The password was right and must be changed first; ``conversation`` is for ``Client.change_password``."""
+
+    CODE = "password-must-change"
+    conversation = ""
 
 
 def clean(text: str, *, limit: int = 2000) -> str:
@@ -84,13 +95,18 @@ def from_answer(status: int, headers: Mapping[str, str], body: bytes, *, server:
     if family is InternalError and document.get("request_id"):
         # The operator finds the cause in the server's log by this id; for the user's own errors it is noise.
         message = f"{message} (request {clean(str(document['request_id']), limit=80)})"
+    conversation = document.get("conversation")
+    if status == 409 and isinstance(conversation, str) and _CONVERSATION.fullmatch(conversation):
+        change = MustChangeError(message, code=code or None, status=status, hint="log in from a terminal, or kpasswd")
+        change.conversation = conversation
+        return change
     return family(message, code=code or None, hint=clean(str(hint)) if hint else None, status=status)
 
 
 def _family(status: int, code: str) -> type[Error]:
     if code in CREDENTIAL_CODES:
         return CredentialError
-    if code in ("idempotency-key-reused", "no-such-job"):
+    if code in ("idempotency-key-reused", "no-such-job", "password-rejected"):
         return RequestError
     return _FAMILIES.get(status, InternalError if status >= 500 else RequestError)
 
