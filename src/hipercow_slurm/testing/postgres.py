@@ -93,10 +93,10 @@ class Postgres:
         """True if the server's first process is there."""
         return self._process is not None and self._process.poll() is None
 
-    def database(self) -> str:
+    def database(self, *, tablespace: str = "pg_default") -> str:
         """The URL of a new, empty database."""
         name = "db" + uuid.uuid4().hex
-        self.sql(f"CREATE DATABASE {name}")
+        self.sql(f"CREATE DATABASE {name} TABLESPACE {tablespace}")
         return f"postgresql:///{name}?host={self.folder}&port={PORT}&user={ACCOUNT}"
 
     def sql(self, statement: str, url: str | None = None) -> str:

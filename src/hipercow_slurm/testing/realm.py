@@ -154,8 +154,8 @@ class Realm:
         """End the KDC; the folder stays."""
         kadmind, self._kadmind = self._kadmind, None
         if kadmind is not None:
-            kadmind.kill()
-            kadmind.wait()
+            kadmind.terminate()
+            kadmind.wait(STOP_TIMEOUT_S)
         kdc, self._kdc = self._kdc, None
         if kdc is None:
             return
@@ -173,6 +173,8 @@ class Realm:
         """Stop and start the KDC, on the same port."""
         self.stop()
         self._start_kdc()
+        if self.passwords_change:
+            self._start_kadmind()
 
     def pause(self) -> None:
         """Make the KDC hang: its port stays open and nothing answers."""

@@ -13,18 +13,22 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from hipercow_slurm.testing.bench import auksd, submit, table
+from hipercow_slurm.testing.bench import auksd, launch, submit, table
 
 
-def _auksd(folder: Path, *, quick: bool) -> list[table.Goal]:
-    return auksd.run(auksd.QUICK if quick else auksd.FULL, folder)
+def _auksd(folder: Path, *, quick: bool) -> None:
+    table.show_goals(auksd.run(auksd.QUICK if quick else auksd.FULL, folder))
 
 
-def _submit(folder: Path, *, quick: bool) -> list[table.Goal]:
-    return submit.run(submit.QUICK if quick else submit.FULL, folder)
+def _launch(_folder: Path, *, quick: bool) -> None:
+    table.show_goals(launch.run(launch.QUICK if quick else launch.FULL))
 
 
-PARTS: dict[str, Callable[..., list[table.Goal]]] = {"auksd": _auksd, "submit": _submit}
+def _submit(_folder: Path, *, quick: bool) -> None:
+    submit.run(submit.QUICK if quick else submit.FULL)
+
+
+PARTS: dict[str, Callable[..., None]] = {"auksd": _auksd, "submit": _submit, "launch": _launch}
 
 
 def main() -> int:
@@ -44,7 +48,7 @@ def main() -> int:
     for part in asked.part or PARTS:
         with tempfile.TemporaryDirectory(prefix="hipercow-bench-", dir=asked.folder) as folder:
             print(f"\n# {part}")
-            table.show_goals(PARTS[part](Path(folder), quick=asked.quick))
+            PARTS[part](Path(folder), quick=asked.quick)
     return 0
 
 

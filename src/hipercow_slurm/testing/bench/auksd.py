@@ -46,6 +46,7 @@ def run(plan: Plan, folder: Path) -> list[Goal]:
             shapes = [Shape(clients, each) for each in plan.per_connection for clients in plan.clients]
             operations = auksd_ops.run(found, servers, shapes, plan.rounds, plan.seconds)
             show(auksd_ops.table(operations))
+            show(auksd_ops.without_stall(found, servers, max(plan.clients), plan.seconds))
             burst = auksd_renewal.burst(found, servers["ours"], plan.burst)
         finally:
             for server in servers.values():

@@ -8,12 +8,11 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from statistics import median
 
 from hipercow_slurm.testing.bench import process
 from hipercow_slurm.testing.bench.submit_load import SLURM_CONF, Ask, Done
-from hipercow_slurm.testing.bench.table import Goal, Table, show
+from hipercow_slurm.testing.bench.table import Goal, Table, show, show_goals
 from hipercow_slurm.testing.sandbox import Sandbox
 from hipercow_slurm.testing.sandbox.init import INFO
 from hipercow_slurm.testing.sandbox.layout import API, HEAD, LOGIN
@@ -83,10 +82,10 @@ class Measured:
         return median(cpu.get(service, 0.0) / done.done * 1e3 for done, cpu in each)
 
 
-def run(plan: Plan, _folder: Path) -> list[Goal]:
-    """Measure in a sandbox of its own."""
+def run(plan: Plan) -> None:
+    """Measure in a sandbox of its own, print tables and goals."""
     with Sandbox() as sandbox:
-        return measure(sandbox, plan)
+        show_goals(measure(sandbox, plan))
 
 
 def measure(sandbox: Sandbox, plan: Plan) -> list[Goal]:
@@ -94,48 +93,63 @@ def measure(sandbox: Sandbox, plan: Plan) -> list[Goal]:
     sandbox.run(
         LOGIN, ["sh", "-c", f"sed s,^PlugStack.*,, /etc/slurm/slurm.conf > {SLURM_CONF}; chmod 644 {SLURM_CONF}"]
     )
-    submitted = _rounds(sandbox, SUBMITTING, plan.clients, plan.submissions, plan.rounds)
+    probe = Probe(sandbox)
+    # Logins first, while there are few jobs: each lists the user's jobs in the background.
+    logins = probe.rounds(("login",), LOGIN_CLIENTS, plan.logins, plan.rounds)
+    probe.log_in()
+    submitted = probe.rounds(SUBMITTING, plan.clients, plan.submissions, plan.rounds)
     show(_submit_table(submitted))
     show(_cpu_table(submitted))
-    (crowd,) = _rounds(sandbox, ("api",), (plan.crowd,), plan.crowd, 1, errors_allowed=True)
-    logins = _rounds(sandbox, ("login",), LOGIN_CLIENTS, plan.logins, plan.rounds)
-    polls = _rounds(sandbox, ("rest-status", "status"), plan.clients, plan.polls, plan.rounds)
+    (crowd,) = probe.rounds(("api",), (plan.crowd,), plan.crowd, 1, errors_allowed=True)
+    polls = probe.rounds(("rest-status", "status"), plan.clients, plan.polls, plan.rounds)
     show(_table("Logins, and polls of one job's status", [*logins, *polls]))
     return _goals(submitted, crowd)
 
 
-def _rounds(
-    sandbox: Sandbox,
-    ways: Sequence[str],
-    clients: Sequence[int],
-    count: int,
-    rounds: int,
-    *,
-    errors_allowed: bool = False,
-) -> list[Measured]:
-    """All ways in turn in each round."""
-    found: dict[tuple[int, str], list[tuple[Done, dict[str, float]]]] = {}
-    for _ in range(rounds):
-        for many in clients:
-            for way in ways:
-                done, cpu = _one(sandbox, Ask(way, many, count, USER, sandbox.passwords[USER]))
-                if done.errors and not errors_allowed:
-                    raise RuntimeError(f"{way}, {many} clients: {done.errors} errors, the first: {done.why}")
-                found.setdefault((many, way), []).append((done, cpu))
-    return [
-        Measured(way, many, tuple(done for done, _ in both), tuple(cpu for _, cpu in both))
-        for (many, way), both in found.items()
-    ]
+class Probe:
+    """Runs ``submit_load`` inside the sandbox, with one API session for all that need one."""
 
+    def __init__(self, sandbox: Sandbox) -> None:
+        self._sandbox = sandbox
+        self._password = sandbox.passwords[USER]
+        self._token = ""
 
-def _one(sandbox: Sandbox, ask: Ask) -> tuple[Done, dict[str, float]]:
-    host, user = (LOGIN, USER) if ask.way == "sbatch" else (HEAD, API.name)
-    command = ["hipercow-python", "-m", "hipercow_slurm.testing.bench.submit_load"]
-    before = service_cpu(sandbox)
-    result = sandbox.run(host, command, user=user, input=json.dumps(asdict(ask)), timeout=LIMIT_S)
-    cpu = {name: seconds - before.get(name, 0.0) for name, seconds in service_cpu(sandbox).items()}
-    sandbox.run(HEAD, ["scancel", f"--user={USER}"])
-    return Done(**json.loads(result.stdout)), cpu
+    def log_in(self) -> None:
+        """Get the session; not before many other logins, of whose sessions the API forgets the oldest."""
+        self._token = str(json.loads(self._run(Ask("session", 1, 1, USER, self._password))))
+
+    def rounds(
+        self, ways: Sequence[str], clients: Sequence[int], count: int, rounds: int, *, errors_allowed: bool = False
+    ) -> list[Measured]:
+        """All ways in turn in each round.
+
+        Raises:
+            RuntimeError: a request failed; numbers of refusals would look splendid.
+        """
+        found: dict[tuple[int, str], list[tuple[Done, dict[str, float]]]] = {}
+        for _ in range(rounds):
+            for many in clients:
+                for way in ways:
+                    done, cpu = self._one(Ask(way, many, count, USER, self._password, self._token))
+                    if done.errors and not errors_allowed:
+                        raise RuntimeError(f"{way}, {many} clients: {done.errors} errors, the first: {done.why}")
+                    found.setdefault((many, way), []).append((done, cpu))
+        return [
+            Measured(way, many, tuple(done for done, _ in both), tuple(cpu for _, cpu in both))
+            for (many, way), both in found.items()
+        ]
+
+    def _one(self, ask: Ask) -> tuple[Done, dict[str, float]]:
+        before = service_cpu(self._sandbox)
+        said = self._run(ask)
+        cpu = {name: seconds - before.get(name, 0.0) for name, seconds in service_cpu(self._sandbox).items()}
+        self._sandbox.run(HEAD, ["scancel", f"--user={USER}"])
+        return Done(**json.loads(said)), cpu
+
+    def _run(self, ask: Ask) -> str:
+        host, user = (LOGIN, USER) if ask.way == "sbatch" else (HEAD, API.name)
+        command = ["hipercow-python", "-m", "hipercow_slurm.testing.bench.submit_load"]
+        return self._sandbox.run(host, command, user=user, input=json.dumps(asdict(ask)), timeout=LIMIT_S).stdout
 
 
 def service_cpu(sandbox: Sandbox) -> dict[str, float]:

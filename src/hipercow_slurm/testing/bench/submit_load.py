@@ -32,13 +32,17 @@ Once = Callable[[], Awaitable[None]]
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """What to do: ``way`` is api, rest, sbatch, login, status or rest-status; ``count`` times, by ``clients``."""
+    """What to do: ``way`` is api, rest, sbatch, login, status or rest-status; ``count`` times, by ``clients``.
+
+    ``token`` is an API session's, made beforehand (``way`` session): a login lists the user's jobs in the background.
+    """
 
     way: str
     clients: int
     count: int
     user: str
     password: str
+    token: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +61,14 @@ class Done:
 
 class RefusedError(Exception):
     """A request was refused."""
+
+
+async def session(ask: Ask) -> str:
+    """A new session's token."""
+    connector = aiohttp.TCPConnector(ssl=ssl.create_default_context(cafile=f"{CONFIG}/ca.pem"))
+    async with aiohttp.ClientSession(connector=connector) as http:
+        answer = await _ask(http, "POST", f"{API_URL}/v1/sessions", {}, _login_body(ask), 201)
+        return str(json.loads(answer)["token"])
 
 
 async def run(ask: Ask) -> Done:
@@ -85,8 +97,7 @@ async def _once(ask: Ask, http: aiohttp.ClientSession) -> Once:
         answer = json.loads(await _ask(http, "POST", f"http://slurmrestd{path}", headers, body, 200))
         url = f"http://slurmrestd{v0038.job_path(answer['job_id'])}"
         return lambda: _get(http, url, headers)
-    session = json.loads(await _ask(http, "POST", f"{API_URL}/v1/sessions", {}, _login_body(ask), 201))
-    headers = {"Authorization": f"Bearer {session['token']}"}
+    headers = {"Authorization": f"Bearer {ask.token}"}
     body = json.dumps({"script": SCRIPT, "hold": True, "working_directory": "/tmp"}).encode()
     if ask.way == "api":  # with a key, as our own client sends one
         return lambda: _post(http, f"{API_URL}/v1/jobs", {**headers, "Idempotency-Key": token_hex(16)}, body, 201)
@@ -122,7 +133,9 @@ async def _ask(
     async with http.request(method, url, headers=typed, data=body) as answer:
         content = await answer.read()
         if answer.status != good:
-            raise RefusedError(f"{method} {url}: {answer.status} {content[:300].decode(errors='replace')}")
+            raise RefusedError(
+                f"{method} {url}: {answer.status} {' '.join(content.decode(errors='replace').split())[:900]}"
+            )
         return content
 
 
@@ -174,7 +187,11 @@ def _cpu_s() -> float:
 def main() -> None:
     """Read what is asked, do it, say what came of it."""
     resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
-    print(json.dumps(asdict(asyncio.run(run(Ask(**json.load(sys.stdin)))))))
+    ask = Ask(**json.load(sys.stdin))
+    if ask.way == "session":
+        print(json.dumps(asyncio.run(session(ask))))
+    else:
+        print(json.dumps(asdict(asyncio.run(run(ask)))))
 
 
 if __name__ == "__main__":

@@ -73,6 +73,10 @@ service = "slurm-signer/{fqdn(HEAD)}"
 [slurm]
 min_job_age_s = {slurm.MIN_JOB_AGE_S}
 
+[hpcpack]
+cluster = "sandbox"
+anonymous = true
+
 [[files]]
 prefix = "/home"
 server = "{fqdn(layout.FILES)}"
@@ -92,6 +96,13 @@ keytab = "{layout.CONFIG}/auksd.keytab"
 acl = "{layout.CONFIG}/auksd.acl"
 store = "/var/lib/hipercow-slurm/auksd/credentials.db"
 key_file = "{layout.CONFIG}/auksd.key"
+
+[nodes]
+realm = "{REALM}"
+domains = ["{layout.DOMAIN}"]
+
+[audit]
+path = "/var/lib/hipercow-slurm/auksd/audit.log"
 """
 
 _ACL_RULE = "rule {{ principal = {principal} ; host = * ; role = {role} ; }}\n"
@@ -123,12 +134,14 @@ def write_config(tree: Tree, options: Options) -> None:
 
 
 def _acl(options: Options) -> str:
-    """Nodes fetch anybody's ticket, the operator on the head looks; everyone else has only their own."""
-    trusted = "|".join((HEAD, *options.nodes))
+    """The operator on the head looks, nodes fetch tickets of their jobs' users; everyone else has only their own."""
     domain, realm = layout.DOMAIN.replace(".", "[.]"), REALM.replace(".", "[.]")
-    return _ACL_RULE.format(principal=f"^host/({trusted})[.]{domain}@{realm}$", role="admin") + _ACL_RULE.format(
-        principal=f"^[a-z]+@{realm}$", role="user"
+    rules = (
+        (f"^host/{HEAD}[.]{domain}@{realm}$", "admin"),
+        (f"^host/({'|'.join(options.nodes)})[.]{domain}@{realm}$", "node"),
+        (f"^[a-z]+@{realm}$", "user"),
     )
+    return "".join(_ACL_RULE.format(principal=principal, role=role) for principal, role in rules)
 
 
 def _write(folder: Path, files: dict[str, str]) -> None:

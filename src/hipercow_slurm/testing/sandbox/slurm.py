@@ -1,7 +1,9 @@
 """Slurm's configuration: slurmctld on the head, one slurmd per node host, slurmrestd as a user of its own.
 
 The values are measured in this version (22.05): PrologFlags=Alloc so that every node of a job gets its ticket at
-allocation; batch_sched_delay=0 so that a submit starts in under a second; slurmctld knows only public keys.
+allocation; batch_sched_delay=0 so that a submit starts in under a second, bf_interval=1 so that a heterogeneous one
+does too; no PrivateData, because the credential cache asks as an ordinary account who has which job; slurmctld knows
+only public keys.
 """
 
 from __future__ import annotations
@@ -49,10 +51,11 @@ ReturnToService=2
 SlurmdParameters=config_overrides
 PlugStackConfig=/etc/slurm/plugstack.conf
 PrologFlags=Alloc
-SchedulerParameters=batch_sched_delay=0,sched_interval=1
+SchedulerParameters=batch_sched_delay=0,sched_interval=1,bf_interval=1
 DisableRootJobs=YES
-PrivateData=jobs
 MinJobAge={MIN_JOB_AGE_S}
+Licenses=sandbox:2
+GresTypes=gpu,tile
 InactiveLimit=0
 KillWait=5
 """
@@ -62,7 +65,7 @@ _CGROUP_CONF = "CgroupPlugin=cgroup/v1\nCgroupAutomount=no\n"
 
 _NODE = (
     "NodeName={node} NodeHostname={node} NodeAddr=127.0.0.1 Port={port} "
-    "CPUs=4 Sockets=1 CoresPerSocket=4 ThreadsPerCore=1 RealMemory=8000 State=UNKNOWN\n"
+    "CPUs=4 Sockets=1 CoresPerSocket=4 ThreadsPerCore=1 RealMemory=8000 Gres=tile:2 State=UNKNOWN\n"
 )
 
 
@@ -80,6 +83,8 @@ def write_config(tree: Tree, options: Options, program: Program) -> None:
         etc = tree.etc(host) / "slurm"
         etc.mkdir()
         (etc / "slurm.conf").write_text(_SLURM_CONF + nodes + partition)
+        # A resource without a device: enough to be asked for and counted. (A GPU must have a device file.)
+        (etc / "gres.conf").write_text("Name=tile Count=2\n")
         (etc / "cgroup.conf").write_text(_CGROUP_CONF)
         (etc / "plugstack.conf").write_text(_plugstack(options, program))
         for part in ("lib/slurm", "log/slurm"):
@@ -89,7 +94,10 @@ def write_config(tree: Tree, options: Options, program: Program) -> None:
     head = layout.HEAD
     _own(tree.var(head) / "lib/slurm/slurmctld", slurm.pw_uid, slurm.pw_gid, 0o700)
     # slurmrestd carries users' tokens to slurmctld; with a configuration of its own it needs no munge and no key.
-    (tree.etc(head) / "slurm/slurmrestd.conf").write_text(f"{_COMMON}AuthType=auth/jwt\n")
+    (tree.etc(head) / "slurm/slurmrestd.conf").write_text(
+        # Without the last two, slurmrestd 22.05 fails to parse any request for GPUs.
+        f"{_COMMON}AuthType=auth/jwt\nSelectType=select/cons_tres\nGresTypes=gpu,tile\n"
+    )
     _munge(tree)
 
 

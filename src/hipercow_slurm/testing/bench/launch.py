@@ -1,0 +1,138 @@
+"""Part ``launch`` of the benchmark: what the plugin and the agent add to a launch, in one sandbox.
+
+Three configurations in turn, several rounds of each, so that a busy minute of the machine hits all alike: no plugin,
+ours, and ours with every agent down. slurmd is restarted with each: it learns only at its start whether there is a
+prolog to run. The times are those of the commands as a user waits for them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from statistics import median
+
+from hipercow_slurm.testing.bench.table import Goal, Table, show
+from hipercow_slurm.testing.sandbox import Sandbox
+from hipercow_slurm.testing.sandbox.layout import HEAD, LOGIN
+from hipercow_slurm.testing.story import LoginNode, eventually
+
+USER = "alice"
+PLUGSTACK = "/etc/slurm/plugstack.conf"
+CONFIGURATIONS = ("no plugin", "ours", "ours, agent down")
+GOAL = 1.1
+
+# On the login node as the user: {way: [seconds, ...]}. "step": srun inside an allocation, where no scheduler is waited
+# for; "sbatch": the command; "batch": from the first of so many sbatch to the end of the last of their jobs, per job.
+DRIVER = """
+import json, subprocess, sys, time
+count = int(sys.argv[1])
+def timed(*command):
+    began = time.monotonic()
+    subprocess.run(command, check=True, capture_output=True, timeout=60)
+    return time.monotonic() - began
+found = {"srun": [timed("srun", "true") for _ in range(count)]}
+loop = "import subprocess,time,json\\nt=[]\\nfor _ in range(%d):\\n b=time.monotonic(); subprocess.run(['srun','true'],check=True); t.append(time.monotonic()-b)\\nprint(json.dumps(t))" % count
+found["step"] = json.loads(subprocess.run(["salloc", "-Q", "-n1", "hipercow-python", "-c", loop], check=True, capture_output=True, text=True, timeout=300).stdout)
+began = time.monotonic()
+found["sbatch"] = [timed("sbatch", "-Q", "-o", "/dev/null", "-D", "/tmp", "--wrap", "true") for _ in range(count)]
+while subprocess.run(["squeue", "-h", "--me"], check=True, capture_output=True, text=True).stdout.strip():
+    time.sleep(0.1)
+found["batch"] = [(time.monotonic() - began) / count]
+print(json.dumps(found))
+"""  # noqa: E501  a program, not prose
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """``launches`` of each kind in each of ``rounds``."""
+
+    launches: int
+    rounds: int
+
+
+FULL = Plan(25, 4)
+QUICK = Plan(8, 2)
+TINY = Plan(2, 1)
+
+Times = dict[str, dict[str, list[float]]]  # configuration -> way -> seconds
+
+
+def run(plan: Plan) -> list[Goal]:
+    """Start a sandbox of its own and measure."""
+    with Sandbox() as sandbox:
+        return measure(sandbox, plan)
+
+
+def measure(sandbox: Sandbox, plan: Plan) -> list[Goal]:
+    """Measure in a running sandbox, which is as before afterwards."""
+    LoginNode(sandbox, USER).kinit()
+    times: Times = {name: {} for name in CONFIGURATIONS}
+    with _plugstack_kept(sandbox) as ours:
+        for number in range(plan.rounds):
+            order = CONFIGURATIONS[number % 3 :] + CONFIGURATIONS[: number % 3]
+            for name in order:
+                with _configured(sandbox, name, ours):
+                    done = sandbox.run(
+                        LOGIN, ["hipercow-python", "-c", DRIVER, str(plan.launches)], user=USER, timeout=900
+                    )
+                for way, seconds in json.loads(done.stdout).items():
+                    times[name].setdefault(way, []).extend(seconds)
+    _show(times, plan)
+    return list(_goals(times))
+
+
+@contextmanager
+def _plugstack_kept(sandbox: Sandbox) -> Iterator[str]:
+    before = sandbox.read(HEAD, PLUGSTACK)
+    try:
+        yield before
+    finally:
+        _plugstack(sandbox, before)
+
+
+@contextmanager
+def _configured(sandbox: Sandbox, name: str, ours: str) -> Iterator[None]:
+    _plugstack(sandbox, "" if name == "no plugin" else ours)
+    agents = [f"agent@{node}" for node in sandbox.options.nodes] if name == "ours, agent down" else []
+    for agent in agents:
+        sandbox.service(agent).stop()
+    try:
+        yield
+    finally:
+        for agent in agents:
+            sandbox.service(agent).start()
+
+
+def _plugstack(sandbox: Sandbox, line: str) -> None:
+    nodes = sandbox.options.nodes
+    for host in (HEAD, LOGIN, *nodes):
+        sandbox.run(host, ["tee", PLUGSTACK], input=line)
+    for node in nodes:
+        sandbox.service(f"slurmd@{node}").restart()
+
+    def idle() -> bool:
+        states = sandbox.run(HEAD, ["sinfo", "-h", "-N", "-o", "%T"]).stdout.split()
+        return set(states) == {"idle"}
+
+    eventually("the nodes are idle again", idle, within_s=30)
+
+
+def _show(times: Times, plan: Plan) -> None:
+    base = times["no plugin"]
+    rows: list[Sequence[object]] = []
+    for name in CONFIGURATIONS:
+        for way, seconds in times[name].items():
+            middle = median(seconds)
+            rows.append((way, name, len(seconds), middle * 1e3, max(seconds) * 1e3, middle / median(base[way])))
+    rows.sort(key=lambda row: str(row[0]))
+    heads = ("launch", "configuration", "n", "median ms", "max ms", "ratio")
+    show(Table(f"Launches ({plan.rounds} rounds, in turn)", heads, rows))
+
+
+def _goals(times: Times) -> Iterator[Goal]:
+    for way in ("srun", "step", "sbatch", "batch"):
+        for name in CONFIGURATIONS[1:]:
+            ratio = median(times[name][way]) / median(times["no plugin"][way])
+            yield Goal(f"{way}: {name}, at most {GOAL}x of no plugin", f"{ratio:.2f}x", ratio <= GOAL)
