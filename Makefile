@@ -9,8 +9,9 @@ setup:
 demo: setup
 	@$(PYTHON) -m hipercow_slurm sandbox demo
 
+# Two at a time: the sandbox's tests mostly wait for tickets to expire, the others mostly compute.
 test: setup lint
-	$(PYTHON) -m pytest
+	$(PYTHON) -m pytest -n 2 --dist loadgroup
 
 lint: setup
 	.venv/bin/ruff check .
@@ -18,7 +19,7 @@ lint: setup
 	.venv/bin/mypy
 
 bench: setup
-	$(PYTHON) -m hipercow_slurm.testing.bench
+	$(PYTHON) -m hipercow_slurm.testing.bench $(ARGS)
 
 acceptance: setup
 	$(PYTHON) -m pytest -m "" tests/acceptance

@@ -6,7 +6,8 @@
  *   remote      init_post_opt           root     asks for the ccache, sets KRB5CCNAME; never fails (the job would
  *                                                look COMPLETED without having run)
  *   remote      task_init_privileged    root     the one place that may refuse: the job FAILs, the node is fine
- *   local,      init_post_opt           user     runs the uploader
+ *   remote      task_exit, exit         root     sync=: dirty pages are written while the ticket is there
+ *   local,      init_post_opt           user     runs the uploader; may refuse the submission (submit=require)
  *   allocator
  */
 #include <stdbool.h>
@@ -18,11 +19,19 @@
 
 #include "agent_call.h"
 #include "settings.h"
+#include "stamp.h"
 #include "uploader.h"
 
 #pragma GCC visibility push(default) /* what Slurm looks up; exports.map hides the rest */
 #include <slurm/spank.h>
 SPANK_PLUGIN(hipercow_slurm, 1)
+
+static int on_option(int val, const char *optarg, int remote);
+
+struct spank_option spank_options[] = {
+    {"auks", "[yes|no|done]", "Kerberos ticket for this job: yes, no, or done (the cache has it already)", 2, 0, on_option},
+    SPANK_OPTIONS_TABLE_END,
+};
 #pragma GCC visibility pop
 
 #define BATCH_STEP 0xfffffffbu /* SLURM_BATCH_SCRIPT of slurm.h */
@@ -33,6 +42,37 @@ static struct {
     enum policy policy;
     char why[AGENT_REPLY_SIZE];
 } ticket;
+
+/* --auks, if it was given; one process handles one submission or one step. */
+static struct {
+    bool given;
+    enum mode mode;
+} option;
+
+static bool syncing; /* this step has a ticket, and plugstack.conf says sync= */
+
+static int on_option(int val, const char *argument, int remote)
+{
+    (void)val, (void)remote;
+    if (mode_parse(argument, &option.mode)) {
+        slurm_error("hipercow-slurm: --auks is yes, no or done, not %s", argument);
+        return -1;
+    }
+    option.given = true;
+    return 0;
+}
+
+/* --auks counts before SLURM_SPANK_AUKS, and that before plugstack.conf. As ever, an unknown word there means no. */
+static enum mode mode_of(const struct settings *settings, const char *environment)
+{
+    enum mode mode;
+
+    if (option.given)
+        return option.mode;
+    if (environment && *environment)
+        return mode_parse(environment, &mode) ? MODE_OFF : mode;
+    return settings->by_default;
+}
 
 struct job {
     uint32_t id;
@@ -90,24 +130,39 @@ static void set_ccache(spank_t spank, const struct settings *settings, int faile
         snprintf(ticket.why, sizeof ticket.why, "%s", rest ? rest : "the agent did not say why");
     if (strcmp(name, "-") && spank_setenv(spank, "KRB5CCNAME", name, ok))
         slurm_debug("hipercow-slurm: KRB5CCNAME stays as it is");
+    if (settings->stack && ok)
+        setenv("KRB5CCNAME", name, 1);
+    syncing = ok && settings->sync != SYNC_NO;
 }
 
 static void remote_init(spank_t spank, const struct settings *settings)
 {
-    char reply[AGENT_REPLY_SIZE];
+    char reply[AGENT_REPLY_SIZE], environment[16] = "";
     struct job job;
 
+    spank_getenv(spank, "SLURM_SPANK_AUKS", environment, sizeof environment);
+    if (mode_of(settings, environment) == MODE_OFF)
+        return;
     if (job_of(spank, &job) || job.uid < settings->minimum_uid)
         return;
     set_ccache(spank, settings, ask(settings, "ccache", &job, reply), reply);
 }
 
-static void submit_init(const struct settings *settings)
+/* -1: the submission is refused. */
+static int submit_init(const struct settings *settings)
 {
+    static const char *const words[] = {"no", "yes", "done"};
+    enum mode mode = mode_of(settings, getenv("SLURM_SPANK_AUKS"));
+
+    if (option.given) /* the option does not reach srun inside the job; the environment does */
+        setenv("SLURM_SPANK_AUKS", words[mode], 1);
     /* srun inside a job: that job's own ticket is in the cache already, or its owner has none here to hand over */
-    if (!settings->uploader || getuid() < settings->minimum_uid || getuid() != geteuid() || getenv("SLURM_JOB_ID"))
-        return;
-    uploader_run(settings->uploader, settings->timeout_ms);
+    if (mode != MODE_ON || !settings->uploader || getuid() < settings->minimum_uid || getuid() != geteuid() ||
+        getenv("SLURM_JOB_ID"))
+        return 0;
+    if (settings->fresh_s && stamp_is_fresh())
+        return 0;
+    return uploader_run(settings) && settings->submit == POLICY_REQUIRE ? -1 : 0;
 }
 
 /* Once per job: by the batch script, or by the first task of an srun that no batch script started. */
@@ -137,10 +192,14 @@ int slurm_spank_job_prolog(spank_t spank, int ac, char **av)
 {
     char reply[AGENT_REPLY_SIZE];
     struct settings settings;
+    char *argument = NULL;
     struct job job;
 
     settings_read(&settings, ac, av);
-    if (job_of(spank, &job) || job.uid < settings.minimum_uid)
+    /* Here the job's environment is out of sight; its first step asks for a ticket that SLURM_SPANK_AUKS wants. */
+    if (!option.given && !spank_option_getopt(spank, spank_options, &argument) && on_option(0, argument, 1))
+        return 0;
+    if (mode_of(&settings, NULL) == MODE_OFF || job_of(spank, &job) || job.uid < settings.minimum_uid)
         return 0;
     if (ask(&settings, "start", &job, reply))
         slurm_error("hipercow-slurm: the agent was not told that job %u starts: %s", job.id, reply);
@@ -158,7 +217,7 @@ int slurm_spank_init_post_opt(spank_t spank, int ac, char **av)
     if (context == S_CTX_REMOTE)
         remote_init(spank, &settings);
     else if (context == S_CTX_LOCAL || context == S_CTX_ALLOCATOR)
-        submit_init(&settings);
+        return submit_init(&settings);
     return 0;
 }
 
@@ -188,5 +247,23 @@ int slurm_spank_job_epilog(spank_t spank, int ac, char **av)
     snprintf(request, sizeof request, "end %u %u\n", job.id, (unsigned)job.uid);
     if (agent_call(settings.socket, settings.timeout_ms, request, reply) || strcmp(reply, "ok"))
         slurm_error("hipercow-slurm: the agent was not told that job %u ended: %s", job.id, reply);
+    return 0;
+}
+
+int slurm_spank_task_exit(spank_t spank, int ac, char **av)
+{
+    struct settings settings;
+
+    (void)spank;
+    if (syncing && !settings_read(&settings, ac, av) && settings.sync == SYNC_TASK)
+        sync();
+    return 0;
+}
+
+int slurm_spank_exit(spank_t spank, int ac, char **av)
+{
+    (void)spank, (void)ac, (void)av;
+    if (syncing && spank_context() == S_CTX_REMOTE)
+        sync();
     return 0;
 }

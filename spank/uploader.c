@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <signal.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -13,18 +14,24 @@
 
 /* stdin is the job script of `sbatch` and stdout what `sbatch --parsable` promises to scripts: the uploader gets
  * neither. srun blocks signals in itself; a child that inherits that could not be interrupted. */
-static void become(const char *program)
+static void become(const struct settings *settings)
 {
-    char *const arguments[] = {(char *)program, "upload", "--quiet", NULL};
+    const char *program = settings->uploader;
+    char seconds[16];
+    char *const arguments[] = {(char *)program, "upload", "--quiet", "--stamp", seconds,
+                               settings->conf ? "--config" : NULL, (char *)settings->conf, NULL};
     sigset_t none;
     int null = open("/dev/null", O_RDWR);
 
+    snprintf(seconds, sizeof seconds, "%d", settings->fresh_s);
     sigemptyset(&none);
     sigprocmask(SIG_SETMASK, &none, NULL);
     signal(SIGINT, SIG_DFL);
     signal(SIGTERM, SIG_DFL);
     signal(SIGPIPE, SIG_DFL);
-    if (null < 0 || dup2(null, STDIN_FILENO) < 0 || dup2(STDERR_FILENO, STDOUT_FILENO) < 0)
+    if (null < 0 || dup2(null, STDIN_FILENO) < 0 ||
+        dup2(settings->submit == POLICY_ALLOW ? null : STDERR_FILENO, STDOUT_FILENO) < 0 ||
+        dup2(STDOUT_FILENO, STDERR_FILENO) < 0)
         _exit(126);
     if (null > STDERR_FILENO)
         close(null);
@@ -58,28 +65,31 @@ static int reap(pid_t child, int timeout_ms)
     return -1;
 }
 
-int uploader_run(const char *program, int timeout_ms)
+int uploader_run(const struct settings *settings)
 {
+    bool refuse = settings->submit == POLICY_REQUIRE;
+    const char *then = refuse ? "the job is not submitted" : "the job may start without one";
     pid_t child = fork();
     int status;
 
     if (child == 0)
-        become(program);
-    if (child < 0) {
-        slurm_spank_log("hipercow-slurm: cannot start %s: %s", program, strerror(errno));
-        return -1;
-    }
-    status = reap(child, timeout_ms);
+        become(settings);
+    status = child < 0 ? -1 : reap(child, settings->timeout_ms);
     if (status == 0)
         return 0;
-    if (status < 0)
-        slurm_spank_log("hipercow-slurm: your ticket was not handed to the credential cache within %d ms; "
-                        "the job may start without one",
-                        timeout_ms);
+    if (settings->submit == POLICY_ALLOW)
+        return -1;
+    if (child < 0)
+        slurm_spank_log("hipercow-slurm: cannot start %s: %s", settings->uploader, strerror(errno));
+    else if (status < 0)
+        slurm_spank_log("hipercow-slurm: your ticket was not handed to the credential cache within %d ms; %s",
+                        settings->timeout_ms, then);
     else if (WIFEXITED(status) && WEXITSTATUS(status) >= 126)
-        slurm_spank_log("hipercow-slurm: cannot run %s; the job may start without a ticket", program);
+        slurm_spank_log("hipercow-slurm: cannot run %s; %s", settings->uploader,
+                        refuse ? then : "the job may start without a ticket");
     else
-        slurm_spank_log("hipercow-slurm: your ticket was not handed to the credential cache; the job may start "
-                        "without one (kinit, then: hipercow-slurm upload)");
+        slurm_spank_log("hipercow-slurm: your ticket was not handed to the credential cache; %s "
+                        "(kinit, then: hipercow-slurm upload)",
+                        then);
     return -1;
 }

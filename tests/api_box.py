@@ -55,6 +55,8 @@ servers = [{{ host = "127.0.0.1", port = {cache_port}, principal = "auks/localho
 prefix = "/home"
 server = "files.localhost"
 export = "/home"
+[metrics]
+listen = "127.0.0.1:{metrics_port}"
 [limits]
 failed_login_s = 0.3
 login_workers = 2
@@ -94,6 +96,8 @@ class ApiBox:
         self.slurm = SlurmDouble(self.dir / "rest.sock")
         self.passwords = {name: f"pw-{name}-{secrets.token_hex(8)}" for name in ("alice", "bob", "carol", "dave")}
         self.port, self.cache_port = free_port(), free_port()
+        self.metrics_port = free_port()
+        self.other_port = free_port()  # of a second process, "api-2"
         self.url = f"https://127.0.0.1:{self.port}"
         self.certificate: Certificate = make_certificate(self.dir)
         self._running: dict[str, subprocess.Popen[bytes]] = {}
@@ -134,25 +138,29 @@ class ApiBox:
         (self.dir / "auksd.acl").write_text(ACL)
         (self.dir / "auksd.key").touch(mode=0o600)
         (self.dir / "auksd.key").write_text(secrets.token_hex(32) + "\n")
-        values = {"dir": self.dir, "port": self.port, "cache_port": self.cache_port}
+        values = {"dir": self.dir, "port": self.port, "cache_port": self.cache_port, "metrics_port": self.metrics_port}
         for name, text in (("api", API_TOML), ("signer", SIGNER_TOML), ("auksd", AUKSD_TOML)):
             (self.dir / f"{name}.toml").write_text(text.format(**values))
+        values |= {"port": self.other_port, "metrics_port": 0}
+        (self.dir / "api-2.toml").write_text(API_TOML.format(**values))
         self.slurm.__enter__()
 
     def command(self, name: str) -> list[str]:
         """How a program of ours is run here."""
         script = 'mount --bind "$1" /etc/passwd && shift && exec "$@"'
         argv = ["unshare", "-m", "sh", "-c", script, "sh", str(self.dir / "passwd")]
-        if name == "api":
+        program = name.partition("-")[0]
+        if program == "api":
             argv += ["setpriv", f"--reuid={API_UID}", f"--regid={API_UID}", "--clear-groups"]
-        return [*argv, sys.executable, "-m", "hipercow_slurm", name, "--config", str(self.dir / f"{name}.toml")]
+        return [*argv, sys.executable, "-m", "hipercow_slurm", program, "--config", str(self.dir / f"{name}.toml")]
 
     def start(self, name: str) -> None:
         """Start one of our programs and wait until it listens."""
         with (self.dir / f"{name}.log").open("ab") as out:
             process = subprocess.Popen(self.command(name), env={**os.environ, **self.realm.env}, stdout=out, stderr=out)
         self._running[name] = process
-        probe = {"api": ("127.0.0.1", self.port), "auksd": ("127.0.0.1", self.cache_port)}.get(name)
+        ports = {"api": ("127.0.0.1", self.port), "api-2": ("127.0.0.1", self.other_port)}
+        probe = {**ports, "auksd": ("127.0.0.1", self.cache_port)}.get(name)
         end = time.monotonic() + 20
         while time.monotonic() < end:
             if process.poll() is not None:

@@ -86,7 +86,8 @@ def configuration(made: Certificate, folder: Path, *, limits: Limits | None = No
 async def serving(app: ASGIApp, conf: Config) -> AsyncIterator[str]:
     """The application on its TLS port for the length of the block; the base URL."""
     stop, started = asyncio.Event(), asyncio.Event()
-    task = asyncio.create_task(server.serve(app, conf, stop, started))
+    tls = server.tls_context(conf.api.certificate, conf.api.key)
+    task = asyncio.create_task(server.serve(app, conf, tls, stop, started))
     starting = asyncio.create_task(started.wait())
     await asyncio.wait({task, starting}, return_when=asyncio.FIRST_COMPLETED)
     if task.done():

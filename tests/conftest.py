@@ -22,6 +22,7 @@ REAL_PARTS: dict[str, list[str]] = {
     "nfs-ganesha": ["dpkg-query", "-W", "-f=${Version}", "nfs-ganesha"],
     "samba": ["smbd", "--version"],
     "libkrb5": ["dpkg-query", "-W", "-f=${Version}", "libkrb5-3"],
+    "postgresql": ["dpkg-query", "-W", "-f=${Version}", "postgresql-15"],
     "kernel": ["uname", "-r"],
 }
 
@@ -39,3 +40,10 @@ def _version(command: list[str]) -> str:
     done = subprocess.run([program, *command[1:]], capture_output=True, text=True, timeout=20, check=False)
     lines = (done.stdout or done.stderr).strip().splitlines()
     return lines[0] if done.returncode == 0 and lines else f"MISSING ({command[0]} exit {done.returncode})"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests of the shared sandbox run in one worker, one after the other; all others wherever there is room."""
+    for item in items:
+        if "sandbox" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.xdist_group("sandbox"))

@@ -43,6 +43,7 @@ class SlurmDouble:
         self.hold = False
         self.hold_before_taking = False
         self.held = False
+        self.max_time_min = -1
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
 
@@ -70,6 +71,7 @@ class SlurmDouble:
                 web.get(f"{base}/job/{{id}}", self._show),
                 web.delete(f"{base}/job/{{id}}", self._cancel),
                 web.get(f"{base}/ping", self._ping),
+                web.get(f"{base}/partitions", self._partitions),
             ]
         )
         self._runner = web.AppRunner(app, handler_cancellation=True)
@@ -146,6 +148,11 @@ class SlurmDouble:
         self._who(request)
         self.jobs[int(request.match_info["id"])]["job_state"] = "CANCELLED"
         return web.json_response({"errors": []})
+
+    async def _partitions(self, request: web.Request) -> web.Response:
+        self._who(request)
+        main = {"name": "main", "flags": ["default"], "max_time_limit": self.max_time_min, "nodes": "c1"}
+        return web.json_response({"errors": [], "partitions": [main]})
 
     async def _ping(self, request: web.Request) -> web.Response:
         self._who(request)

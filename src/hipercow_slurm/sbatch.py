@@ -124,6 +124,9 @@ OPTIONS: tuple[Option, ...] = (
     Option(("-D", "--chdir"), "working_directory", words, "Folder to run in (default: your home at the cluster)."),
     Option(("-o", "--output"), "output", words, "File for standard output, with sbatch's %j, %x, ..."),
     Option(("-e", "--error"), "error", words, "File for standard error (default: the same)."),
+    Option(("-i", "--input"), "input", words, "File for standard input (default: none)."),
+    Option(("--mail-type",), "mail_type", words, "When Slurm sends mail: END, FAIL, ALL, ..."),
+    Option(("--mail-user",), "mail_user", words, "Whom it sends mail to."),
     Option(("--open-mode",), "open_mode", one_of("append", "truncate"), "What becomes of output files that exist."),
     Option(("--comment",), "comment", words, "Any text, shown with the job."),
     Option(
@@ -227,8 +230,11 @@ def _short(word: str) -> tuple[Option, str | None]:
     return option, word[2:] or None
 
 
-def environment(exports: tuple[str, ...], here: Mapping[str, str]) -> dict[str, str]:
+def environment(exports: tuple[str, ...], here: Mapping[str, str], *, all_travel: bool = False) -> dict[str, str]:
     """``--export``'s values as variables; a name alone takes its value from ``here``.
+
+    Args:
+        all_travel: ``here`` travels as a whole anyhow, so ``ALL`` asks for nothing more.
 
     Raises:
         RequestError: "bad-export": not a name, a name that is not set, or ALL.
@@ -236,7 +242,7 @@ def environment(exports: tuple[str, ...], here: Mapping[str, str]) -> dict[str, 
     variables: dict[str, str] = {}
     for part in (part for export in exports for part in _split(export)):
         name, equals, value = part.partition("=")
-        if part in ("NONE", "NIL"):
+        if part in ("NONE", "NIL") or (part == "ALL" and all_travel):
             continue
         if part == "ALL":
             raise RequestError(

@@ -1,7 +1,7 @@
 """One job, end to end, on real parts: each test is a line of the story in the design.
 
-The two long jobs (through the API, and by sbatch) start first and run while the quick tests do; nothing in this
-file stops a service that they need.
+The two long jobs (through the API, and by sbatch) are submitted first and wait while the other tests run; nothing in
+this file stops a service that they need then.
 """
 
 from __future__ import annotations
@@ -31,27 +31,6 @@ class LongJobs:
     submitted: float
 
 
-@pytest.fixture(scope="module")
-def alice(sandbox: Sandbox) -> Laptop:
-    """alice, logged in on the laptop."""
-    laptop = Laptop(sandbox, "alice")
-    laptop.login()
-    return laptop
-
-
-@pytest.fixture(scope="module")
-def bob(sandbox: Sandbox) -> Laptop:
-    """bob, logged in on the laptop."""
-    laptop = Laptop(sandbox, "bob")
-    laptop.login()
-    return laptop
-
-
-@pytest.fixture(scope="module")
-def operator(sandbox: Sandbox) -> Operator:
-    return Operator(sandbox)
-
-
 @pytest.fixture(scope="module", autouse=True)
 def long_jobs(sandbox: Sandbox, alice: Laptop) -> Iterator[LongJobs]:
     """Submitted before the first test, so that their waiting costs nothing."""
@@ -66,7 +45,7 @@ def long_jobs(sandbox: Sandbox, alice: Laptop) -> Iterator[LongJobs]:
 
 def test_ticket_is_filed_under_the_uid_of_the_principal(operator: Operator, alice: Laptop, bob: Laptop) -> None:
     filed = {row["principal"]: row["uid"] for row in operator.cache()}
-    assert filed == {"alice@SANDBOX.TEST": ALICE, "bob@SANDBOX.TEST": BOB}
+    assert (filed["alice@SANDBOX.TEST"], filed["bob@SANDBOX.TEST"]) == (ALICE, BOB), filed
 
 
 def test_job_runs_as_the_user_with_a_private_ccache_on_both_nodes(alice: Laptop, operator: Operator) -> None:
@@ -154,6 +133,23 @@ def test_srun_from_the_login_node_uploads_the_users_own_ticket(sandbox: Sandbox,
     assert f"FILE:/tmp/krb5cc_{BOB}_" in output, output
     assert after >= before
     node.do("kdestroy")
+
+
+def test_agent_killed_and_restarted_in_mid_job(sandbox: Sandbox, alice: Laptop, operator: Operator) -> None:
+    """Runs while the long jobs wait: a job that outlives a ticket does not notice that its agent died and came back."""
+    job_id = alice.submit(reader(TICKET_LIFE_S + 15), "-t", "5")
+    node = operator.job_runs(job_id)["NodeList"]
+    endtime = operator.installed(node, ALICE, job_id)["endtime"]
+    agent = sandbox.service(f"agent@{node}")
+    agent.kill()
+    time.sleep(20)
+    agent.start()
+    operator.fresher(node, ALICE, job_id, endtime, within_s=TICKET_LIFE_S)
+    job = alice.ended(job_id, within_s=TICKET_LIFE_S + 40)
+    output = alice.logs(job_id)
+    assert job["state"] == "COMPLETED" and "failed=0" in output, f"{job['state']}: {output}"
+    path = f"/tmp/krb5cc_{ALICE}_{job_id}"
+    eventually(f"{path} gone", lambda: path not in operator.leftovers(node), within_s=10)
 
 
 def test_job_waits_and_runs_longer_than_a_ticket_lives(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from hipercow_slurm.testing.sandbox import Sandbox
 from hipercow_slurm.testing.story import Laptop
 
 pytestmark = pytest.mark.e2e
@@ -16,13 +15,6 @@ SCRIPT = """\
 for i in 1 2 3; do echo line $i; sleep 1; done
 exit 7
 """
-
-
-@pytest.fixture(scope="module")
-def alice(sandbox: Sandbox) -> Laptop:
-    laptop = Laptop(sandbox, "alice")
-    laptop.login()
-    return laptop
 
 
 def test_submit_waits_and_ends_as_the_job_did(alice: Laptop) -> None:

@@ -58,8 +58,8 @@ def asked_as(sandbox: Sandbox, user: str, **settings: Any) -> Iterator[Oracle]:
 
 @pytest.fixture
 def oracle(sandbox: Sandbox) -> Iterator[Oracle]:
-    """As SlurmUser, which sees all jobs (the sandbox has PrivateData=jobs), with the default settings."""
-    with asked_as(sandbox, "slurm") as made:
+    """As the credential cache asks, with the default settings."""
+    with asked_as(sandbox, "hcs-auksd") as made:
         yield made
 
 
@@ -171,7 +171,21 @@ def test_slurmctld_silent(sandbox: Sandbox, outage: str) -> None:
         eventually("a yes again", lambda: oracle.code(ALICE, "c1") == "job-on-node", within_s=15)
 
 
-def test_who_cannot_see_others_jobs_is_told_so(sandbox: Sandbox) -> None:
+@pytest.fixture
+def private_data(sandbox: Sandbox) -> Iterator[None]:
+    """slurmctld with PrivateData=jobs for the time of a test."""
+    try:
+        reconfigure(sandbox, "echo PrivateData=jobs >> /etc/slurm/slurm.conf")
+        yield
+    finally:
+        reconfigure(sandbox, "sed -i /^PrivateData/d /etc/slurm/slurm.conf")
+
+
+def reconfigure(sandbox: Sandbox, change: str) -> None:
+    sandbox.run("head", ["sh", "-c", f"{change} && scontrol reconfigure"])
+
+
+def test_who_cannot_see_others_jobs_is_told_so(sandbox: Sandbox, private_data: None) -> None:
     """Under PrivateData=jobs an ordinary account gets an empty answer, without an error."""
     in_state(sandbox, sbatch(sandbox, "-w", "c1"), "RUNNING")
     with asked_as(sandbox, "hcs-auksd") as blind:
@@ -180,3 +194,5 @@ def test_who_cannot_see_others_jobs_is_told_so(sandbox: Sandbox) -> None:
     assert empty["uids"] == [], "squeue has shown it others' jobs after all"
     with asked_as(sandbox, "slurm") as seeing:
         assert seeing.ask(["blindness"])[0]["blindness"] is None
+    with asked_as(sandbox, "hcs-auksd", sees_all=True) as trusted:
+        assert trusted.ask(["blindness"])[0]["blindness"] is None

@@ -80,7 +80,52 @@ def test_cache_away_for_a_while(quick: Site) -> None:
         stop.set()
         watcher.join()
         assert bad == [], f"{bad[:3]}\n{agent.log}"
-        assert agent.status()["jobs"][0]["problem"] is None
+        until("no more trouble", lambda: agent.status()["jobs"][0]["problem"] is None, 5)
+
+
+def test_cache_away_for_good_the_kdc_is_asked(quick: Site) -> None:
+    """Longer than the ticket lives, twice; the agent forgets everything it had in memory in between."""
+    quick.login("news")
+    stop, bad = threading.Event(), list[str]()
+    with quick.agent("kdc-direct") as agent:
+        stepd = subprocess.Popen(["slurmstepd: [42.batch]", "60"], executable="/usr/bin/sleep")
+        watcher = threading.Thread(target=watch, args=(agent, NEWS, 42, stop, bad))
+        try:
+            assert agent.ask(f"start 42 {NEWS} {NEWS}").startswith("ok "), agent.log
+            watcher.start()
+            quick.auksd.stop()
+            until("renewed at the KDC", lambda: agent.lines("agent.renewed_at_kdc"), LIFE_S)
+            agent.kill()
+            agent.start()
+            until("and again", lambda: len(agent.lines("agent.renewed_at_kdc")) >= 2, LIFE_S)
+        finally:
+            quick.auksd.start()
+            stop.set()
+            watcher.join()
+            stepd.kill()
+            stepd.wait()
+        assert bad == [], f"{bad[:3]}\n{agent.log}"
+        assert agent.status()["jobs"][0]["principal"] == "news@REALM.TEST"
+
+
+def test_no_ticket_of_somebody_else_is_renewed(quick: Site) -> None:
+    """While the cache is away the user puts another's ccache, or a link to one, in place of the job's own."""
+    quick.login("games")
+    quick.login("news")
+    with quick.agent("swapped", poll_s=1.0) as agent:
+        agent.ask(f"start 1 {GAMES} {GAMES}")
+        agent.ask(f"start 2 {NEWS} {NEWS}")
+        quick.auksd.stop()
+        try:
+            mine, theirs = agent.path(NEWS, 2), agent.path(GAMES, 1)
+            mine.unlink()
+            mine.symlink_to(theirs)
+            until("games' own is renewed", lambda: agent.lines("agent.renewed_at_kdc"), LIFE_S)
+            time.sleep(1.5)
+            assert mine.is_symlink(), "something was written for a ticket that is not the user's"
+            assert all(f"uid={GAMES}" in line for line in agent.lines("agent.renewed_at_kdc")), agent.log
+        finally:
+            quick.auksd.start()
 
 
 def test_expiry_is_said_and_mended_by_the_next_login(quick: Site) -> None:
@@ -88,11 +133,13 @@ def test_expiry_is_said_and_mended_by_the_next_login(quick: Site) -> None:
     with quick.agent("expired", poll_s=1.0) as agent:
         agent.ask(f"start 42 {GAMES} {GAMES}")
         quick.auksd.stop()
+        quick.realm.stop()  # else the agent has the KDC renew it
         try:
             until("it expires", lambda: agent.status()["jobs"][0]["state"] == "expired", LIFE_S + 3)
             reply = agent.ask(f"ccache 42 {GAMES}")
             assert reply.startswith("none warn FILE:") and "expired at" in reply, reply
         finally:
+            quick.realm.start()
             quick.auksd.start()
         quick.login("games")
         until("good again", lambda: agent.status()["jobs"][0]["state"] == "ok", 5)

@@ -63,8 +63,8 @@ def test_wrong_password_and_unknown_user_look_alike(box):
 @pytest.mark.parametrize(
     ("name", "password", "status", "code"),
     [
-        ("expired", "x-Expired1", 403, "password-expired"),
-        ("mustchange", "x-Must1", 403, "password-must-change"),
+        ("expired", "x-Expired1", 409, "password-expired"),
+        ("mustchange", "x-Must1", 409, "password-must-change"),
         ("locked", "x-Locked1", 403, "account-locked"),
         ("carol", None, 403, "uid-too-low"),
         ("dave", None, 403, "no-such-account"),

@@ -7,9 +7,11 @@
  *   environ NAME=VALUE                                  this process' own
  *   become UID                                          go on as that user
  *   arg TEXT                                            one argument of the plugstack.conf line
+ *   option ARGUMENT                                     --auks=ARGUMENT was given (no argument: --auks); printed if refused
+ *   getenv NAME                                         print this process' own variable
  *   call HOOK                                           slurm_spank_HOOK
  * Printed: `setenv NAME=VALUE` and `setenv-kept NAME` (exists, not to be overwritten), `log TEXT` (to the user),
- * `error TEXT`, `info TEXT` (to slurmd's log), `HOOK = N`, and `leaked N` when a hook left file descriptors open.
+ * `sync`, `error TEXT`, `info TEXT` (to slurmd's log), `HOOK = N`, and `leaked N` when a hook left file descriptors open.
  */
 #define _GNU_SOURCE
 #include <dirent.h>
@@ -86,6 +88,22 @@ spank_err_t spank_setenv(spank_t spank, const char *name, const char *value, int
     return ESPANK_SUCCESS;
 }
 
+static char *given; /* what spank_option_getopt knows in the job_script context */
+
+spank_err_t spank_option_getopt(spank_t spank, struct spank_option *option, char **argument)
+{
+    (void)option;
+    if (spank->context != S_CTX_JOB_SCRIPT || !given)
+        return ESPANK_ERROR;
+    *argument = given;
+    return ESPANK_SUCCESS;
+}
+
+void sync(void)
+{
+    printf("sync\n");
+}
+
 #define LOGGER(function, label)                 \
     void function(const char *format, ...)      \
     {                                           \
@@ -129,6 +147,17 @@ static void call(void *plugin, const char *hook, int ac, char **av)
     after = open_files();
     if (after != before)
         printf("leaked %d\n", after - before);
+}
+
+/* As Slurm does: the callback where options are parsed, getopt where there is a job's prolog. */
+static void give_option(void *plugin, const char *argument)
+{
+    struct spank_option *options = dlsym(plugin, "spank_options");
+
+    if (job.context == S_CTX_JOB_SCRIPT)
+        given = strdup(argument ? argument : "");
+    else if (options[0].cb(options[0].val, argument, job.context == S_CTX_REMOTE))
+        printf("option refused\n");
 }
 
 static void set_context(const char *name)
@@ -189,6 +218,10 @@ int main(int ac, char **av)
             putenv(strdup(rest));
         else if (!strcmp(command, "become"))
             become(rest);
+        else if (!strcmp(command, "option"))
+            give_option(plugin, rest);
+        else if (!strcmp(command, "getenv"))
+            printf("%s=%s\n", rest, getenv(rest) ? getenv(rest) : "(unset)");
         else if (!strcmp(command, "arg"))
             arguments[count++] = strdup(rest);
         else if (!strcmp(command, "call"))
@@ -196,6 +229,7 @@ int main(int ac, char **av)
         else
             printf("unknown command: %s\n", command);
     }
+    free(given);
     while (count)
         free(arguments[--count]);
     for (char **slot = job.environment; *slot; slot++)

@@ -14,6 +14,7 @@ import os
 import shutil
 import socket
 import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -22,6 +23,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+
+import der_parts as der
+from hipercow_slurm.krb5 import krbcred
+from hipercow_slurm.krb5.ccache import file_v4
+from hipercow_slurm.krb5.principal import Principal
+from hipercow_slurm.values import KrbCred
 
 HERE = Path(__file__).parent
 SOURCE = HERE.parents[1] / "spank"
@@ -131,7 +138,7 @@ def test_script(script: Path, built: Built, folder: Path) -> None:
     if "agent" in case:
         agent.start()
     commands = [f"arg {word}" for line in case.get("plugstack", []) for word in line.split()]
-    commands += case.get("host", []) + [f"call {hook}" for hook in case["calls"]]
+    commands += case.get("host", []) + [line if " " in line else f"call {line}" for line in case["calls"]]
     started = time.monotonic()
     done = subprocess.run(
         [str(built.host), str(built.plugin)],
@@ -156,8 +163,8 @@ def test_every_hook_exported_and_nothing_else(built: Built) -> None:
         ["nm", "-D", "--defined-only", str(SOURCE / "hipercow_slurm.so")], capture_output=True, text=True, check=True
     ).stdout
     names = {line.split()[-1] for line in listed.splitlines()}
-    wanted = {"plugin_name", "plugin_type", "plugin_version", "spank_plugin_version"}
-    hooks = ("init", "init_post_opt", "job_prolog", "job_epilog", "task_init_privileged")
+    wanted = {"plugin_name", "plugin_type", "plugin_version", "spank_plugin_version", "spank_options"}
+    hooks = ("init", "init_post_opt", "job_prolog", "job_epilog", "task_init_privileged", "task_exit", "exit")
     assert names == wanted | {f"slurm_spank_{hook}" for hook in hooks}, f"exported: {sorted(names)}"
 
 
@@ -195,3 +202,112 @@ def test_valgrind_finds_nothing(tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "setenv KRB5CCNAME=FILE:/tmp/x" in done.stdout and not agent.problems, f"{done.stdout}{agent.problems}"
+
+
+HAND_OVER = """
+import os
+from hipercow_slurm.client import stamp
+from hipercow_slurm.krb5 import ccache, ccread
+os.environ["KRB5CCNAME"] = name
+os.setgid(UID); os.setuid(UID)
+seen = stamp.look()
+assert seen, "not looked at"
+assert stamp.leave(seen, ccache.read_tgt(None), 60), "no note left"
+print(stamp.place())
+"""
+
+
+def credential() -> KrbCred:
+    """A TGT nobody could use."""
+    now = int(time.time())
+    tgs = Principal(("krbtgt", "REALM.TEST"), "REALM.TEST")
+    encrypted = der.sequence(der.integer(18), None, der.octets(b"nothing!"))
+    ticket = der.value(
+        der.application(1), der.sequence(der.integer(5), der.text("REALM.TEST"), der.principal(tgs), encrypted)
+    )
+    return krbcred.build(
+        [krbcred.Ticket("alice@REALM.TEST", str(tgs), 18, os.urandom(32), 0x40800000, now, now, now + 900, 0, ticket)]
+    )
+
+
+class Stamped:
+    """A user with a ccache and an uploader that must (exit 3) or must not (exit 0) be run."""
+
+    uid = 61234
+
+    def __init__(self, folder: Path, built: Built) -> None:
+        self.built = built
+        self.ccache = folder / "cc"
+        self.ran = folder / "ran"
+        self.uploader = folder / "uploader"
+        self.uploader.write_text(f"#!/bin/sh\ntouch {self.ran}\nexit 3\n")
+        self.uploader.chmod(0o755)
+        folder.chmod(0o777)
+        self.kinit()
+
+    def kinit(self) -> None:
+        self.ccache.write_bytes(file_v4(credential()))
+        self.ccache.chmod(0o600)
+        os.chown(self.ccache, self.uid, self.uid)
+
+    def upload(self) -> Path:
+        """As the uploader does after it handed the ticket over; the note's place."""
+        program = f"UID = {self.uid}; name = {str(self.ccache)!r}\n" + HAND_OVER
+        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=20)
+        assert done.returncode == 0, done.stderr
+        return Path(done.stdout.strip())
+
+    def submit(self, ccache: str | None = None) -> bool:
+        """Whether the plugin ran the uploader."""
+        self.ran.unlink(missing_ok=True)
+        commands = [f"arg uploader={self.uploader}", "arg minimum_uid=1", "context local"]
+        commands += [f"environ KRB5CCNAME={ccache or self.ccache}", f"become {self.uid}", "call init_post_opt"]
+        done = subprocess.run(
+            [str(self.built.host), str(self.built.plugin)],
+            input="\n".join(commands) + "\n", capture_output=True, text=True, timeout=20,
+        )  # fmt: skip
+        assert done.returncode == 0 and "init_post_opt = 0" in done.stdout, done
+        return self.ran.exists()
+
+
+@pytest.fixture
+def stamped(folder: Path, built: Built) -> Iterator[Stamped]:
+    found = Stamped(folder, built)
+    note = Path(f"/tmp/.hipercow-slurm.uploaded.{found.uid}")
+    note.unlink(missing_ok=True)
+    yield found
+    note.unlink(missing_ok=True)
+
+
+def test_what_was_handed_over_is_not_handed_over_again(stamped: Stamped) -> None:
+    """The note of the real uploader's code, read by the plugin; a new ticket is noticed at once."""
+    assert stamped.submit(), "without a note the uploader runs"
+    note = stamped.upload()
+    assert not stamped.submit(), f"handed over again: {note.read_text()}"
+    assert stamped.submit(f"{stamped.ccache}.other"), "another ccache was taken for this one"
+    stamped.kinit()
+    assert stamped.submit(), "a new ticket was not noticed"
+
+
+def test_notes_that_mean_nothing(stamped: Stamped) -> None:
+    """Too old, from the future, of another user, a link, not a note: each time the uploader runs."""
+    note = stamped.upload()
+    good = note.read_text().split(" ")
+    for until in (str(int(time.time()) - 1), str(int(time.time()) + 4000), "x"):
+        note.write_text(" ".join([good[0], until, *good[2:]]))
+        assert stamped.submit(), until
+    for text in ("", "\n", "1", "2 " + " ".join(good[1:]), "1 " * 600, " ".join(good).rstrip("\n")):
+        note.write_text(text)
+        assert stamped.submit(), text[:40]
+    note.write_text(" ".join(good))
+    assert not stamped.submit()
+    os.chown(note, 0, 0)
+    assert stamped.submit(), "root's file was taken for the user's own"
+    kept = note.with_name(note.name + ".kept")
+    note.rename(kept)
+    os.chown(kept, stamped.uid, stamped.uid)
+    note.symlink_to(kept)
+    try:
+        assert stamped.submit(), "a symlink was followed"
+    finally:
+        kept.unlink()

@@ -90,6 +90,7 @@ class Nodes:
         self.tmp.mkdir()
         self.tmp.chmod(0o1777)
         self.live: set[int] = set()
+        self.at_slurmctld: set[int] = set()
         self._running: list[tuple[Keeper, asyncio.Task[None], State]] = []
 
     async def agent(self, source: PlayedSource | None = None, **settings: object) -> Node:
@@ -99,10 +100,13 @@ class Nodes:
             **{"ccache": f"{self.tmp}/krb5cc_%u_%j", "answer_s": 1.0, "poll_s": 0.4, "sweep_s": 30.0} | settings  # type: ignore[arg-type]
         )
         disk = State(self.folder / "state")
-        keeper = Keeper(config, source, disk, live_jobs=lambda: set(self.live))
+        keeper = Keeper(config, source, disk, live_jobs=lambda: set(self.live), still_runs=self._still_runs)
         await keeper.take_over()
         self._running.append((keeper, asyncio.create_task(keeper.run()), disk))
         return Node(keeper, source, self.tmp, self.live)
+
+    async def _still_runs(self, job_id: int) -> bool:
+        return job_id in self.at_slurmctld
 
     async def kill(self) -> None:
         for _, task, disk in self._running:
@@ -412,3 +416,15 @@ async def test_launch_storm(nodes: Nodes) -> None:
     answers = await asyncio.gather(*(node.keeper.ccache(10, 6000, 100) for _ in range(300)))
     assert all(problem is None for _, problem in answers)
     assert time.monotonic() - started < 1.0 and took < 4.0, took
+
+
+async def test_allocation_without_a_step_keeps_its_ticket(nodes: Nodes) -> None:
+    """salloc, and nothing runs in it at the moment; then slurmctld does not know it any more."""
+    node = await nodes.agent(sweep_s=0.1)
+    nodes.at_slurmctld.add(42)
+    node.source.tickets[ALICE] = credential()
+    await node.keeper.start(42, ALICE, ALICE)
+    await asyncio.sleep(0.8)
+    assert node.names() == ["krb5cc_5001_42"]
+    nodes.at_slurmctld.clear()
+    await until("it is ended", lambda: node.names() == [])

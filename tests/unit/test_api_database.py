@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from hipercow_slurm.api import sessions_db, submissions_db
-from hipercow_slurm.api.database import Database
+from hipercow_slurm.api.database import SCHEMA, Database
 from hipercow_slurm.api.sessions_db import SessionRecord
 from hipercow_slurm.api.submissions_db import Submission
 from hipercow_slurm.errors import ConfigError, UnavailableError
@@ -89,7 +89,7 @@ def test_what_returned_survives_kill_9(path):
     child = """
 import asyncio, os, sys, pathlib
 from hipercow_slurm.api import sessions_db
-from hipercow_slurm.api.database import Database
+from hipercow_slurm.api.database import SCHEMA, Database
 from hipercow_slurm.api.sessions_db import SessionRecord
 async def main():
     database = Database(pathlib.Path(sys.argv[1]))
@@ -114,7 +114,7 @@ async def test_sessions(database):
     assert not await database.run(sessions_db.revoke("bob@R", "a1")), "bob ended alice's session"
     assert await database.run(sessions_db.revoke("alice@R", "a1"))
     assert await database.run(sessions_db.by_token(b"a1")) is None
-    assert not await database.run(sessions_db.reseal("a1", b"new")), "a revoked session came back"
+    assert not await database.run(sessions_db.reseal("a1", b"new", 9)), "a revoked session came back"
     assert await database.run(sessions_db.drop_expired(500)) == 1
 
 
@@ -151,3 +151,31 @@ async def test_submission_life(database):
     assert found[77].marker == "m2" and list(found) == [77]
     assert await database.run(submissions_db.of_jobs("bob@R", [77])) == {}
     assert await database.run(submissions_db.drop_old(101)) == 1
+
+
+async def test_a_database_of_the_first_version_is_taken_over(path):
+    """What was submitted before the update is still known, and its new columns are empty."""
+    old = SCHEMA.replace("    asked BLOB,\n    seen BLOB,\n", "").split("CREATE INDEX submission_principal")[0]
+    with sqlite3.connect(path) as connection:
+        connection.executescript(old + "PRAGMA user_version = 1;")
+        connection.execute(
+            "INSERT INTO submission VALUES ('m', 'alice@R', NULL, x'00', 1, 5001, 'r', '/home/alice', '/o', '/e', 7)"
+        )
+    database = Database(path)
+    try:
+        found = await database.run(submissions_db.of_jobs("alice@R", [7]))
+        assert (found[7].marker, found[7].asked, found[7].seen) == ("m", None, None)
+        await database.run(submissions_db.ended("alice@R", 7, b"{}"))
+        assert (await database.run(submissions_db.of_jobs("alice@R", [7])))[7].seen == b"{}"
+    finally:
+        database.close()
+
+
+def test_processes_that_start_together_make_one_database(tmp_path):
+    """Six programs open a file that does not exist yet; all of them get it, none of them fails."""
+    code = "import sys; from pathlib import Path; from hipercow_slurm.api.database import Database\n"
+    code += "Database(Path(sys.argv[1])).close()"
+    argv = [sys.executable, "-c", code, str(tmp_path / "new.sqlite")]
+    started = [subprocess.Popen(argv, stderr=subprocess.PIPE, text=True) for _ in range(6)]
+    said = [process.communicate(timeout=30)[1] for process in started]
+    assert [process.returncode for process in started] == [0] * 6, said

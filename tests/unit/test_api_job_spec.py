@@ -143,6 +143,12 @@ def test_directives_are_honoured_up_to_the_first_command_and_the_request_wins():
     assert spec.output == "/home/alice/out-%j.txt"
 
 
+def test_all_means_all_of_the_requests_environment():
+    """Scripts say it because it is sbatch's default; nothing of any machine's environment comes with it."""
+    spec = planned(script="#!/bin/sh\n#SBATCH --export=ALL,A=1 --input=in\n", environment={"B": "b"}).spec
+    assert (spec.environment["A"], spec.environment["B"], spec.input) == ("1", "b", "/home/alice/in")
+
+
 def test_directives_can_be_ignored():
     spec = planned(script=DIRECTED, ignore_directives=True, time_limit_min=7).spec
     assert (spec.name, spec.tasks, spec.gres, spec.time_limit_min) == (None, None, None, 7)

@@ -275,10 +275,11 @@ def test_submit_takes_sbatch_s_options(alice: Laptop) -> None:
 
 def test_submit_takes_the_rarer_of_sbatch_s_options(alice: Laptop) -> None:
     options = "--ntasks-per-node 2 --mem-per-cpu 2G -G a100:2 --gres=gpu:1 -C fast -w c[1-2] -d afterok:17 --nice 50"
+    more = "-b 2030-01-31T20:00:00Z -L matlab:2 --reservation r --no-requeue --open-mode append --exclusive -"
     alice.ok(
         "submit",
         *options.split(),
-        *"-b 2030-01-31T20:00:00Z -L matlab:2 --reservation r --no-requeue --open-mode append --exclusive -".split(),
+        *more.split(),
         input="#!/bin/sh\n",
     )
     assert alice.spec() == {

@@ -41,6 +41,7 @@ DOORS: dict[str, set[str]] = {
     "cffi": {"krb5"},
     "asn1crypto": {"krb5"},
     "gssapi": {"files", "api", "testing"},
+    "asyncpg": {"store", "testing"},
     "sqlite3": {"store", "api", "testing"},
     "aiohttp": {"slurm", "testing"},
     "starlette": {"api", "testing"},
@@ -57,6 +58,7 @@ WIRE_MAY_NOT = {"socket", "ssl", "asyncio", "threading", "time", "os", "logging"
 
 # what a laptop does not have
 NOT_IN_CLIENT = {
+    "asyncpg",
     "msgspec",
     "cffi",
     "asn1crypto",

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hipercow_slurm.errors import AccessError, Error, InternalError, RequestError, SchedulerError, UnavailableError
 from hipercow_slurm.slurm import v0038
 from hipercow_slurm.slurm.answers import Answer
-from hipercow_slurm.slurm.model import Job, JobSpec
+from hipercow_slurm.slurm.model import Job, JobChange, JobSpec
 
 RECORDED = Path(__file__).parent.parent / "slurm_answers" / "v0.0.38"
 SPEC = JobSpec(script="#!/bin/sh\nid\n", working_directory="/home/alice")
@@ -367,3 +367,65 @@ def test_damaged_answers_give_values_or_our_errors(data: st.DataObject, status: 
             read(answer)
         except Error:
             continue
+
+
+# -- changes, signals, the cluster -------------------------------------------------------------------------------
+
+
+def test_the_rarer_fields_of_a_submission() -> None:
+    spec = msgspec.structs.replace(
+        SPEC, begin_time=1896120000, requeue=False, exclusive="user", gpus="2", priority=5, constraint="fast", nice=-1
+    )
+    sent = json.loads(v0038.submit_body(spec, "alice"))["job"]
+    wanted = {"begin_time": "uts1896120000", "no_requeue": True, "exclusive": "user", "gpus": "2", "priority": "5"}
+    assert {key: sent[key] for key in wanted} == wanted and (sent["constraints"], sent["nice"]) == ("fast", -1)
+    assert "requeue" not in sent, "slurmrestd takes any value of it for yes"
+
+
+@pytest.mark.parametrize(
+    ("change", "sent"),
+    [
+        (JobChange(hold=False, begin_now=True), {"hold": False, "begin_time": "now"}),
+        (JobChange(time_limit_min=5, nice=0), {"time_limit": 5, "nice": 0}),
+    ],
+)
+def test_a_change_says_only_what_changes(change: JobChange, sent: dict[str, object]) -> None:
+    assert json.loads(v0038.update_body(change)) == sent
+
+
+@pytest.mark.parametrize("name", ["update-release", "update-time-limit"])
+def test_a_change_that_was_made(name: str) -> None:
+    v0038.read_updated(recorded(name), 50)
+
+
+@pytest.mark.parametrize(
+    ("read", "name", "code"),
+    [
+        (v0038.read_updated, "update-of-another", "no-such-job"),
+        (v0038.read_updated, "update-unknown", "no-such-job"),
+        (v0038.read_updated, "update-longer", "change-refused"),
+        (v0038.read_updated, "update-priority", "change-refused"),
+        (v0038.read_updated, "token-expired-cancel", "slurm-token-refused"),
+        (v0038.read_updated, "down-cancel", "scheduler-unreachable"),
+        (v0038.read_signalled, "signal-of-another", "no-such-job"),
+        (v0038.read_signalled, "signal-unknown", "no-such-job"),
+        (v0038.read_signalled, "signal-pending", "change-refused"),
+        (v0038.read_signalled, "signal-bad", "change-refused"),
+    ],
+)
+def test_a_change_that_was_refused(read: object, name: str, code: str) -> None:
+    assert refusal(read, recorded(name), 50).code == code
+
+
+def test_partitions() -> None:
+    (main,) = v0038.read_partitions(recorded("partitions"))
+    assert (main.name, main.state, main.nodes, main.is_default) == ("main", "UP", ("c1", "c2"), True)
+    assert (main.max_time_min, main.default_time_min, main.max_nodes_per_job) == (None, None, None), "-1 is no limit"
+    assert (main.total_cpus, main.total_nodes) == (8, 2)
+
+
+def test_nodes() -> None:
+    one, two = v0038.read_nodes(recorded("nodes"))
+    assert (one.name, one.state, one.partitions, two.name) == ("c1", "IDLE", ("main",), "c2")
+    assert (one.cpus, one.cpus_allocated, one.memory_mb, one.cpu_load) == (4, 0, 8000, 2.38)
+    assert one.reason is None

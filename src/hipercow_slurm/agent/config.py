@@ -26,9 +26,16 @@ class CacheServer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class CacheConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """``[cache]``: the servers, tried in this order."""
+    """``[cache]``: the servers, tried in this order; the rest is for ``upload`` and ``auks``, not the agent.
+
+    Attributes:
+        cross_realm: realm to get a TGT for, beside the user's own, before both go to the cache.
+        helper: what ``auks -R`` runs after each renewal, with KRB5CCNAME set.
+    """
 
     servers: list[CacheServer]
+    cross_realm: str = ""
+    helper: str = ""
 
 
 class AgentConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -45,6 +52,9 @@ class AgentConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         answer_s: the longest a starting job waits for its ticket; must be less than the plugin's ``timeout_ms``.
         poll_s: how often the cache is asked, per uid, whether there is a newer ticket.
         sweep_s: how often jobs are looked for whose end nobody told us.
+        helper: program to run as the job's user after each change of its ticket (AFS and EOS tokens); none by default.
+        helper_s: the longest that may take; a starting job waits for it within ``answer_s``.
+        scontrol: Slurm's program, by which policy ``require`` puts a job back into the queue.
     """
 
     socket: str = "/run/hipercow-slurm/agent/agent.sock"
@@ -57,6 +67,9 @@ class AgentConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     answer_s: float = 4.0
     poll_s: float = 30.0
     sweep_s: float = 60.0
+    helper: str | None = None
+    helper_s: float = 10.0
+    scontrol: str = "scontrol"
 
 
 class File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -107,7 +120,7 @@ def read(path: Path) -> File:
     for server in file.cache.servers:
         if not 0 < server.port < 65536:
             raise ConfigError(f"{path}: cache.servers: port {server.port} of {server.host} is no port")
-    for name in ("answer_s", "poll_s", "sweep_s"):
+    for name in ("answer_s", "poll_s", "sweep_s", "helper_s"):
         if not 0 < getattr(file.agent, name) <= 3600:
             raise ConfigError(f"{path}: agent.{name} must be more than 0 and at most 3600 seconds")
     if file.agent.minimum_uid < 1:

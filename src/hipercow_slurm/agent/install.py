@@ -23,6 +23,7 @@ from collections.abc import Iterator
 from hipercow_slurm.errors import UnavailableError
 
 ASIDE = ".hipercow-slurm-"
+READ_LIMIT = 1024 * 1024
 
 
 def write(path: str, content: bytes, *, uid: int, gid: int) -> str | None:
@@ -70,6 +71,18 @@ def present(path: str, *, uid: int) -> bool:
     except OSError:
         return False
     return stat.S_ISREG(found.st_mode) and found.st_uid == uid
+
+
+def read(path: str, *, uid: int) -> bytes | None:
+    """What is in the user's own regular file at ``path``; None if there is no such. Whatever else it is is not read:
+    what root reads here may be renewed and handed to this user."""
+    with contextlib.suppress(OSError), _directory(path, uid) as (folder, name):
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        with open(os.open(name, flags, dir_fd=folder), "rb") as file:
+            found = os.fstat(file.fileno())
+            if stat.S_ISREG(found.st_mode) and found.st_uid == uid:
+                return file.read(READ_LIMIT)
+    return None
 
 
 def sweep(directory: str) -> int:

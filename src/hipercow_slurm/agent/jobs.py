@@ -199,6 +199,17 @@ class Jobs:
             return [], Problem("expired", sentence, passing=False)
         return [job for job in self.of(uid) if better(found, job.ticket)], None
 
+    def to_renew(self, uid: int, now: float) -> Job | None:
+        """While the cache cannot be asked: the job with the ticket to renew at the KDC ourselves, if it is time.
+
+        Not before half of its life is over: until then the cache may well be back.
+        """
+        held = [(job.ticket.times, job) for job in self.of(uid) if job.ticket is not None]
+        times, job = max(held, key=lambda one: one[0].endtime, default=(None, None))
+        if times is None or not now < times.endtime < times.renew_till:
+            return None
+        return job if times.endtime - now < (times.endtime - times.starttime) / 2 else None
+
     def planned(self, uid: int, problem: Problem | None, now: float) -> None:
         """The question for ``uid`` is over, with or without a problem, its tickets are installed: plan the next one."""
         owner = self._owners.get(uid)

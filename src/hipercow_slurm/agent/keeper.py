@@ -13,18 +13,19 @@ import pwd
 import random
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from hipercow_slurm import log
 from hipercow_slurm.agent import install, live
 from hipercow_slurm.agent.config import AgentConfig, CCachePattern
+from hipercow_slurm.agent.helper import Helper
 from hipercow_slurm.agent.jobs import Job, Jobs, Problem, State, Ticket, state
 from hipercow_slurm.agent.source import Source
 from hipercow_slurm.agent.state import State as Disk
 from hipercow_slurm.errors import AccessError, ConfigError, Error, UnavailableError
-from hipercow_slurm.krb5 import ccache
+from hipercow_slurm.krb5 import ccache, ccfile, creds
 from hipercow_slurm.values import KrbCred
 
 ASK_S = 20.0  # for one question to the source, all its servers and retries included
@@ -43,10 +44,17 @@ class Keeper:
         source: where tickets come from.
         disk: the agent's memory, locked for us.
         live_jobs: ids of the jobs with processes on this node.
+        still_runs: asked about a job without any before it is ended; None: it is.
     """
 
     def __init__(
-        self, config: AgentConfig, source: Source, disk: Disk, *, live_jobs: Callable[[], set[int]] = live.jobs
+        self,
+        config: AgentConfig,
+        source: Source,
+        disk: Disk,
+        *,
+        live_jobs: Callable[[], set[int]] = live.jobs,
+        still_runs: Callable[[int], Awaitable[bool]] | None = None,
     ) -> None:
         self.jobs = Jobs(poll_s=config.poll_s, chance=random.random)
         self.config = config
@@ -54,12 +62,14 @@ class Keeper:
         self._source = source
         self._disk = disk
         self._live_jobs = live_jobs
+        self._still_runs = still_runs
         self._pool = ThreadPoolExecutor(2, thread_name_prefix="files")
         self._locks: weakref.WeakValueDictionary[int, asyncio.Lock] = weakref.WeakValueDictionary()
         self._rounds: dict[int, asyncio.Future[None]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._questions = asyncio.Semaphore(QUESTIONS)
         self._kick = asyncio.Event()
+        self._helper = Helper(config.helper, config.helper_s)
 
     # --- what the socket asks for ---------------------------------------------------------------------------------
 
@@ -137,6 +147,7 @@ class Keeper:
                     sweeps = sweeps[1:] or [time.time() + self.config.sweep_s]
                 await self._sleep(sweeps[0])
         finally:
+            self._helper.close()
             for task in self._tasks:
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -157,6 +168,8 @@ class Keeper:
             return
         seen = await self._files(self._live_jobs)
         for job in self.jobs.unseen(seen, time.time()):
+            if self._still_runs is not None and await self._still_runs(job.job_id):
+                job.unseen = 0
             if job.unseen:  # no step came back while we were ending others
                 log.get().warning("agent.job_vanished", job_id=job.job_id, uid=job.uid)
                 await self.end(job.job_id, job.uid)
@@ -176,6 +189,8 @@ class Keeper:
         except Error as error:
             # a rule or a file that is wrong stays wrong until somebody mends it; anything else may be over in a second
             problem = Problem(error.code, error.message, passing=not isinstance(error, (AccessError, ConfigError)))
+            if isinstance(error, UnavailableError):
+                await self._renew(uid)
         except Exception as error:  # a bug must not end the refreshing of anybody's ticket
             problem = Problem("bug", f"{type(error).__name__} while asking for uid {uid}", passing=True)
             log.get().exception("agent.bug", uid=uid)
@@ -184,6 +199,24 @@ class Keeper:
         self._kick.set()
         if waiting := self._rounds.pop(uid, None):
             waiting.set_result(None)
+
+    async def _renew(self, uid: int) -> None:
+        """The cache is away: have the KDC renew the ticket that a job here has; trouble is the next question's."""
+        job = self.jobs.to_renew(uid, time.time())
+        content = await self._files(_read, job) if job is not None else None
+        if job is None or job.ticket is None or content is None:
+            return
+        try:
+            cred = ccfile.read_tgt(content)
+            if cred.client != job.ticket.client:
+                return  # the job has put something of its own there
+            async with asyncio.timeout(ASK_S):
+                renewed = await asyncio.to_thread(creds.renew, cred)
+            await self._install(uid, renewed)
+        except (Error, TimeoutError) as error:
+            log.get().warning("agent.renew_failed", uid=uid, why=str(error) or "the KDC does not answer")
+            return
+        log.get().info("agent.renewed_at_kdc", uid=uid, principal=renewed.client, endtime=renewed.times.endtime)
 
     async def _ask(self, uid: int) -> KrbCred | None:
         try:
@@ -224,6 +257,7 @@ class Keeper:
             endtime=found.times.endtime, **({"old_endtime": old.times.endtime} if old else {}),
         )  # fmt: skip
         await self._remember(job, durable=False)
+        self._helper.changed(job, "replaced" if old else "installed")
 
     # --- helpers --------------------------------------------------------------------------------------------------
 
@@ -236,6 +270,7 @@ class Keeper:
         deadline = time.monotonic() + self.config.answer_s
         while self.jobs.get(job.job_id) is job:
             if await self._good(job):
+                await self._helper.settled(job.job_id, deadline - time.monotonic())
                 return job, None
             left = deadline - time.monotonic()
             waiting = self._rounds.setdefault(job.uid, asyncio.get_running_loop().create_future())
@@ -292,6 +327,10 @@ class Keeper:
             log.get().error("agent.remove_failed", job_id=job_id, uid=uid, why=error.message)
             return
         self._disk.forget(job_id)
+
+
+def _read(job: Job) -> bytes | None:
+    return install.read(job.path, uid=job.uid)
 
 
 def _present(job: Job) -> bool:

@@ -9,7 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from hipercow_slurm import daemon, log
-from hipercow_slurm.agent import config, server, state
+from hipercow_slurm.agent import config, helper, server, state
+from hipercow_slurm.agent.holding import Holder
 from hipercow_slurm.agent.keeper import Keeper
 from hipercow_slurm.agent.source import CacheSource, HostTicket
 from hipercow_slurm.agent.status import Status
@@ -30,12 +31,13 @@ async def serve(config_path: Path, stop: asyncio.Event) -> None:
     disk = state.State(Path(file.agent.state_dir))
     host = HostTicket(config.host_principal(file.agent.principal), file.agent.keytab)
     source = CacheSource(file.cache.servers, host)
-    keeper = Keeper(file.agent, source, disk)
+    holder = Holder(file.agent.scontrol)
+    keeper = Keeper(file.agent, source, disk, still_runs=holder.still_runs)
     await keeper.take_over()
     listener = server.listen(Path(file.agent.socket))
     work = [
         asyncio.create_task(keeper.run()),
-        asyncio.create_task(server.Server(keeper, Status(keeper, host)).run(listener)),
+        asyncio.create_task(server.Server(keeper, Status(keeper, host), holder).run(listener)),
     ]
     log.get().info("agent.ready", socket=file.agent.socket, principal=host.principal, policy=file.agent.policy)
     daemon.ready()
@@ -53,6 +55,7 @@ def _check(agent: config.AgentConfig) -> None:
     """What would otherwise only be noticed at the first job."""
     if os.geteuid() != 0:
         raise ConfigError("the agent must run as root: it writes files that belong to the jobs' users")
+    helper.check(agent.helper)
     if not os.access(agent.keytab, os.R_OK):
         raise ConfigError(
             f"cannot read agent.keytab {agent.keytab}", code="keytab", hint="kadmin: ktadd host/FULL-NAME-OF-THIS-NODE"

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from hipercow_slurm import log
 from hipercow_slurm.agent import protocol
+from hipercow_slurm.agent.holding import Holder
 from hipercow_slurm.agent.keeper import Keeper
 from hipercow_slurm.agent.status import Status
 from hipercow_slurm.errors import AccessError, ConfigError, Error
@@ -29,8 +30,9 @@ _UCRED = struct.Struct("=iII")  # struct ucred: pid, uid, gid
 class Server:
     """Answers on ``listener`` until cancelled."""
 
-    def __init__(self, keeper: Keeper, status: Status) -> None:
+    def __init__(self, keeper: Keeper, status: Status, holder: Holder) -> None:
         self._keeper = keeper
+        self._holder = holder
         self._status = status
         self._users = 0
 
@@ -91,7 +93,10 @@ class Server:
             return protocol.none("allow", None, why)
         if isinstance(request, protocol.Start):
             job, problem = await self._keeper.start(request.job_id, request.uid, request.gid)
+            if problem is not None and config.policy == "require":
+                await self._holder.put_back(request.job_id, problem.sentence)
         else:
+            await self._holder.settled(request.job_id)  # its step is not to fail before slurmctld has it back
             job, problem = await self._keeper.ccache(request.job_id, request.uid, request.gid)
         if problem is None:
             return protocol.ok(job.path)

@@ -14,6 +14,7 @@ import msgspec
 
 from hipercow_slurm import config
 from hipercow_slurm.errors import ConfigError
+from hipercow_slurm.metrics import Settings
 
 DEFAULT_PATH = config.DEFAULT_DIR / "api.toml"
 _REALM = re.compile(r"[A-Z0-9][A-Z0-9.-]{0,253}")
@@ -34,6 +35,8 @@ class Api(Table, frozen=True):
         keytab, service: proof that the KDC is the real one (verify_init_creds); both must be readable at start.
         minimum_uid: accounts below it cannot log in.
         session_max_s: a session ends after this time even if the ticket could be renewed for longer.
+        fast: armour around password checks (RFC 6113) with a ticket of our own: "try" uses it where the KDC offers
+            it, "require" asks no KDC without it, "off" does without.
         ticket_life_s, ticket_renew_s: what we ask the KDC for; left out: what the KDC grants at most.
     """
 
@@ -46,6 +49,7 @@ class Api(Table, frozen=True):
     keytab: str = "/etc/hipercow-slurm/api.keytab"
     minimum_uid: int = 1000
     session_max_s: int = 7 * 86400
+    fast: Literal["off", "try", "require"] = "try"
     ticket_life_s: int | None = None
     ticket_renew_s: int | None = None
 
@@ -119,6 +123,20 @@ class Jobs(Table, frozen=True):
     at_once: Annotated[int, msgspec.Meta(ge=1, le=100)] = 8
 
 
+class Hpcpack(Table, frozen=True):
+    """``[hpcpack]``: the routes of hipercow-api, for its clients; without this table they are not there.
+
+    Attributes:
+        cluster: the one cluster's name there.
+        anonymous: answer also without a session, as hipercow-api does, from what Slurm last told somebody who was
+            logged in (at most ``keep_s`` ago; else 503). Partitions that only some users see may show then.
+    """
+
+    cluster: str
+    anonymous: bool = False
+    keep_s: float = 3600.0
+
+
 class Limits(Table, frozen=True):
     """``[limits]``: what one client, one user and one address may cost us.
 
@@ -128,11 +146,15 @@ class Limits(Table, frozen=True):
         failures_per_user, failure_user_refill_s: burst of failed logins per user, and seconds until one more.
         failures_per_address, failure_address_refill_s: the same per client address.
         failed_login_s: a refused login is answered after this time, so that the time says nothing about the reason.
-        login_body_bytes, job_body_bytes: request bodies above it get 413.
+        basic_session_s: requests with the same HTTP Basic credentials share a session for this long; for as long an
+            old password may still be taken.
+        login_body_bytes, ticket_body_bytes, job_body_bytes: request bodies above it get 413.
         request_headers_s: a connection must send its complete headers within this time.
         request_body_s: and the whole body within this time after them.
         idle_s: a kept-alive connection without a request is closed after this time.
         connections: open connections; more get 503.
+        followers: live streams of output at a time; more get 503.
+        file_bytes: largest file that can be uploaded.
     """
 
     login_workers: int = 0
@@ -142,12 +164,16 @@ class Limits(Table, frozen=True):
     failures_per_address: int = 20
     failure_address_refill_s: float = 10.0
     failed_login_s: float = 0.5
+    basic_session_s: int = 300
     login_body_bytes: int = 8192
+    ticket_body_bytes: int = 1024 * 1024
     job_body_bytes: int = 10_000_000
     request_headers_s: float = 10.0
     request_body_s: float = 30.0
     idle_s: float = 65.0
     connections: int = 1000
+    followers: int = 100
+    file_bytes: int = 32 * 1024 * 1024
 
 
 class Config(Table, frozen=True):
@@ -156,9 +182,11 @@ class Config(Table, frozen=True):
     api: Api
     signer: Signer
     cache: Cache
+    metrics: Settings = Settings()
     slurm: Slurm = msgspec.field(default_factory=Slurm)
     files: list[Files] = []
     jobs: Jobs = msgspec.field(default_factory=Jobs)
+    hpcpack: Hpcpack | None = None
     limits: Limits = msgspec.field(default_factory=Limits)
 
 

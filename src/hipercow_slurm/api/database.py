@@ -22,7 +22,7 @@ from hipercow_slurm.errors import ConfigError, UnavailableError
 T = TypeVar("T")
 _GROUP = 64  # pieces of work per commit
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 SCHEMA = """
 CREATE TABLE session (
     session_id TEXT PRIMARY KEY,
@@ -49,10 +49,21 @@ CREATE TABLE submission (
     output TEXT NOT NULL,
     error TEXT NOT NULL,
     job_id INTEGER,
+    asked BLOB,
+    seen BLOB,
     UNIQUE (principal, idempotency_key)
 ) STRICT;
 CREATE INDEX submission_job ON submission (job_id);
+CREATE INDEX submission_principal ON submission (principal, job_id);
 """
+# From each version to the next.
+MIGRATIONS = {
+    1: """
+ALTER TABLE submission ADD COLUMN asked BLOB;
+ALTER TABLE submission ADD COLUMN seen BLOB;
+CREATE INDEX submission_principal ON submission (principal, job_id);
+""",
+}
 
 
 @dataclass(slots=True)
@@ -157,8 +168,17 @@ def _open(path: Path) -> sqlite3.Connection:
 
 
 def _migrate(connection: sqlite3.Connection) -> None:
-    (version,) = connection.execute("PRAGMA user_version").fetchone()
-    if version == 0:
-        connection.executescript(f"BEGIN; {SCHEMA} PRAGMA user_version={SCHEMA_VERSION}; COMMIT;")
-    elif version != SCHEMA_VERSION:
-        raise ConfigError(f"the database has schema {version}, this program knows {SCHEMA_VERSION}")
+    """Bring the file to our schema; of several processes that start together, one does it and the others wait."""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        (version,) = connection.execute("PRAGMA user_version").fetchone()
+        steps = [SCHEMA] if version == 0 else [MIGRATIONS[at] for at in range(version, SCHEMA_VERSION)]
+        if version > SCHEMA_VERSION:
+            raise ConfigError(f"the database has schema {version}, this program knows {SCHEMA_VERSION}")
+        for statement in ";".join(steps).split(";"):
+            connection.execute(statement)
+        connection.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
+        connection.execute("COMMIT")
+    except BaseException:
+        connection.execute("ROLLBACK")
+        raise

@@ -61,12 +61,14 @@ def plan(body: JobBody, account: Account, *, comment: str, allowed: config.Jobs 
     default = "slurm-%A_%a.out" if body.array else "slurm-%j.out"
     output = _absolute("output", body.output or default, directory)
     error = _absolute("error", body.error, directory) if body.error else output
+    stdin = _absolute("input", body.input, directory) if body.input else None
     environment, stayed = environment_of(body.environment, account, (allowed or config.Jobs()).environment)
     spec = JobSpec(
         script=body.script,
         working_directory=directory,
         output=output,
         error=error if body.error else None,
+        input=stdin,
         environment=environment,
         hold=bool(body.hold),
         comment=f"{comment} {body.comment}" if body.comment else comment,
@@ -91,6 +93,7 @@ _MADE_HERE = {
     "comment",
     "begin_time",
     "exclusive",
+    "input",
 }
 _AS_THEY_ARE = tuple(key for key in JobSpec.__struct_fields__ if key not in _MADE_HERE)
 
@@ -104,7 +107,7 @@ def with_directives(body: JobBody) -> JobBody:
     if body.ignore_directives or "#SBATCH" not in body.script:
         return body
     found: dict[str, Any] = directives(body.script)
-    exports = environment(found.pop("export", ()), body.environment)
+    exports = environment(found.pop("export", ()), body.environment, all_travel=True)
     given = {key: value for key, value in found.items() if getattr(body, key) is None}
     given["environment"] = {**exports, **body.environment}
     try:

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import time
 
+import msgspec
+
 from hipercow_slurm import log
+from hipercow_slurm.api import config
 from hipercow_slurm.api.accounts import Accounts
+from hipercow_slurm.api.history import UNKNOWN, History
+from hipercow_slurm.api.job_list import Wanted, page
 from hipercow_slurm.api.schemas import Credential, JobAnswer, JobBody, JobList, rfc3339
 from hipercow_slurm.api.sessions import Session
 from hipercow_slurm.api.slurm_tokens import SlurmTokens
@@ -20,13 +25,22 @@ class Jobs:
     """What a session may do with jobs: its own user's only."""
 
     def __init__(
-        self, accounts: Accounts, slurm: SlurmRest, tokens: SlurmTokens, tickets: Tickets, submitter: Submitter
+        self,
+        conf: config.Jobs,
+        accounts: Accounts,
+        slurm: SlurmRest,
+        tokens: SlurmTokens,
+        tickets: Tickets,
+        submitter: Submitter,
+        history: History,
     ) -> None:
+        self._conf = conf
         self._accounts = accounts
         self._slurm = slurm
         self._tokens = tokens
         self._tickets = tickets
         self._submitter = submitter
+        self._history = history
 
     async def submit(self, session: Session, body: JobBody, idempotency_key: str | None) -> JobAnswer:
         """Make a job (see ``Submitter.submit``) and show it, with warnings if its ticket may not last."""
@@ -39,13 +53,27 @@ class Jobs:
             # The job is made; that Slurm does not show it just now is no reason to tell its owner otherwise.
             log.get().warning("job.not-shown", job_id=job_id, code=error.code, why=error.message)
             job = _unseen(job_id, session, body, account.home)
-        answer = shown(job, filed, int(time.time()), warnings)
-        if answer.credential.covers_job is False:
-            answer = shown(job, filed, int(time.time()), (*warnings, answer.credential.sentence))
+        answer = self._shown(job, filed, warnings)
+        if answer.credential.covers_job is False and self._conf.uncovered != "allow":
+            answer = self._shown(job, filed, (*warnings, answer.credential.sentence))
         return answer
 
     async def find(self, session: Session, job_id: int) -> Job:
-        """One job of the user's.
+        """One job of the user's, also one that only our own record still has.
+
+        Raises:
+            SchedulerError: code ``no-such-job`` (404), also for jobs of others.
+        """
+        try:
+            return await self.live(session, job_id)
+        except SchedulerError as error:
+            forgotten = await self._history.of(session, job_id) if error.code == "no-such-job" else None
+            if forgotten is None:
+                raise
+            return forgotten
+
+    async def live(self, session: Session, job_id: int) -> Job:
+        """One job of the user's that Slurm still knows.
 
         Raises:
             SchedulerError: code ``no-such-job`` (404), also for jobs of others.
@@ -53,25 +81,47 @@ class Jobs:
         job = await self._tokens.call(session, lambda who: self._slurm.job(who, job_id))
         if job.uid != session.uid:
             raise SchedulerError(f"you have no job {job_id}", code="no-such-job", status=404)
+        await self._history.note(session, [job])
         return job
+
+    async def mine(self, session: Session) -> list[Job]:
+        """All the user's jobs that Slurm knows."""
+        jobs = await self._tokens.call(session, self._slurm.jobs)
+        own = [job for job in jobs if job.uid == session.uid]
+        await self._history.note(session, own)
+        return own
 
     async def show(self, session: Session, job_id: int) -> JobAnswer:
         """One job with its ticket's outlook."""
         job = await self.find(session, job_id)
-        return shown(job, await self._tickets.filed(session), int(time.time()))
+        return self._shown(job, await self._tickets.filed(session))
 
-    async def listing(self, session: Session) -> JobList:
-        """All the user's jobs that Slurm knows."""
-        jobs = await self._tokens.call(session, self._slurm.jobs)
+    async def listing(self, session: Session, want: Wanted) -> JobList:
+        """The user's jobs that ``want`` names, page by page."""
+        jobs = await self.mine(session)
+        if want.forgotten:
+            known = {job.job_id for job in jobs} | {job.array_job_id for job in jobs}
+            jobs += [job for job in await self._history.all_of(session) if job.job_id not in known]
+        chosen, cursor = page(jobs, want)
         filed = await self._tickets.filed(session)
-        now = int(time.time())
-        return JobList(jobs=[shown(job, filed, now) for job in jobs if job.uid == session.uid])
+        return JobList(jobs=[self._shown(job, filed) for job in chosen], next_cursor=cursor)
 
     async def cancel(self, session: Session, job_id: int) -> None:
         """Cancel a job; one that has ended stays as it is."""
-        await self.find(session, job_id)
+        job = await self.find(session, job_id)
+        if job.state == UNKNOWN:
+            return
         await self._tokens.call(session, lambda who: self._slurm.cancel(who, job_id))
         log.get().info("job.cancelled", principal=session.principal, uid=session.uid, job_id=job_id)
+
+    def _shown(self, job: Job, filed: Filed, warnings: tuple[str, ...] = ()) -> JobAnswer:
+        return shown(job, filed, int(time.time()), warnings, waits=waits_for_ticket(job, self._conf.held_marker))
+
+
+def waits_for_ticket(job: Job, marker: str) -> bool:
+    """Was the job put back and held by its node because there was no ticket for it?"""
+    held = job.state == "PENDING" and (job.reason or "").startswith(("JobHeld", "job_requeued_in_held_state"))
+    return held and bool(marker) and any(marker in text for text in (job.comment, job.remark, job.reason) if text)
 
 
 def ends_by(job: Job, now: int) -> int | None:
@@ -88,8 +138,11 @@ def outlook(job: Job, filed: Filed, now: int) -> Credential:
     return credential(filed, ends_by=ends_by(job, now), over=job.ended, now=now)
 
 
-def shown(job: Job, filed: Filed, now: int, warnings: tuple[str, ...] = ()) -> JobAnswer:
-    """The job as it travels."""
+def shown(job: Job, filed: Filed, now: int, warnings: tuple[str, ...] = (), *, waits: bool = False) -> JobAnswer:
+    """The job as it travels; ``waits``: for its owner's next login."""
+    ticket = outlook(job, filed, now)
+    if waits:
+        ticket = msgspec.structs.replace(ticket, sentence=_WAITS)
     return JobAnswer(
         job_id=job.job_id,
         name=job.name,
@@ -108,9 +161,15 @@ def shown(job: Job, filed: Filed, now: int, warnings: tuple[str, ...] = ()) -> J
         working_directory=job.working_directory,
         output=job.output or None,
         error=job.error or None,
-        credential=outlook(job, filed, now),
+        credential=ticket,
+        array_job_id=job.array_job_id,
+        array_task_id=job.array_task_id,
+        held_for_ticket=waits,
         warnings=list(warnings),
     )
+
+
+_WAITS = "The job found no ticket of yours on its node and was put back, held: log in again, and it is released."
 
 
 def _unseen(job_id: int, session: Session, body: JobBody, home: str) -> Job:

@@ -1,97 +1,224 @@
-"""Login: username and password in, a session out; the password lives for one check at the KDC.
+"""The ways in: a password, HTTP Basic, a Negotiate token, an uploaded ticket; each ends in a session.
 
 Rule 1: wrong password and unknown user look alike: same code, same sentence, same time. Rule 2: the KDC must prove
-itself with our keytab before its word counts. Rule 3: the check runs in as many threads as there are cores, with a
-bounded queue. Rule 4: the ticket is in the credential cache before the session exists.
+itself with our keytab before its word counts. Rule 3: what a ticket says of itself counts for nothing: the KDC must
+honour it, and whose it is stands where only the KDC can write (``krb5.prove``). Rule 4: all of it is throttled.
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
+import base64
+import binascii
+import hashlib
+import hmac
 import re
+import secrets
 import time
-from concurrent.futures import ThreadPoolExecutor
+from collections import OrderedDict
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from weakref import WeakValueDictionary
 
 from hipercow_slurm import log
-from hipercow_slurm.api import schemas
-from hipercow_slurm.api.accounts import Accounts
+from hipercow_slurm.api import negotiate, passwords, schemas
 from hipercow_slurm.api.config import Config, with_realm
-from hipercow_slurm.api.password import password_of, wipe
-from hipercow_slurm.api.problems import ThrottledError
-from hipercow_slurm.api.sessions import Sessions
+from hipercow_slurm.api.conversations import ConversationError, Conversations
+from hipercow_slurm.api.desk import Armor, Desk
+from hipercow_slurm.api.metrics import ApiMetrics
+from hipercow_slurm.api.opening import Opener
+from hipercow_slurm.api.password import checked, password_of, wipe
+from hipercow_slurm.api.problems import ThrottledError, not_logged_in
+from hipercow_slurm.api.sessions import Session, Sessions
 from hipercow_slurm.api.throttle import LoginThrottle
-from hipercow_slurm.api.tickets import Tickets
-from hipercow_slurm.errors import AccessError, CredentialError, Error, RequestError, UnavailableError
-from hipercow_slurm.krb5 import creds
+from hipercow_slurm.errors import AccessError, CredentialError, Error, RequestError
+from hipercow_slurm.krb5 import ccfile, krbcred, prove
 from hipercow_slurm.values import KrbCred
 
 _PASSWORD_BYTES = 512
-_CHECK_S = 30.0
 _GUESSES = {"login-failed", "account-locked"}  # these cost a token of the throttle; everything else does not
 _USERNAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
+_BASIC_KEPT = 1000
+_BASIC_CHARS = 2048
 
 
 class Logins:
-    """Checks passwords and opens sessions."""
+    """Judges what people prove themselves with, and opens sessions."""
 
-    def __init__(self, conf: Config, accounts: Accounts, tickets: Tickets, sessions: Sessions) -> None:
+    def __init__(self, conf: Config, opener: Opener, sessions: Sessions, counted: ApiMetrics) -> None:
         self._conf = conf
-        self._accounts = accounts
-        self._tickets = tickets
+        self._opener = opener
         self._sessions = sessions
-        self._throttle = LoginThrottle(conf.limits)
-        workers = conf.limits.login_workers or os.cpu_count() or 1
-        self._threads = ThreadPoolExecutor(workers, thread_name_prefix="login")
-        self._places = workers + conf.limits.login_queue
+        self._counted = counted
         self._service = with_realm(conf.api.service, conf.api.realm)
+        self._throttle = LoginThrottle(conf.limits)
+        self._desk = Desk(conf.limits)
+        armor = Armor(self._service, conf.api.keytab) if conf.api.fast != "off" else None
+        self._passwords = passwords.Passwords(conf.api, self._service, armor)
+        self._conversations = Conversations()
+        self._basic_key = secrets.token_bytes(32)
+        self._basic: OrderedDict[bytes, tuple[float, Session]] = OrderedDict()
+        self._basic_locks: WeakValueDictionary[bytes, asyncio.Lock] = WeakValueDictionary()
 
     async def login(self, body: bytearray, address: str) -> schemas.SessionCreated:
-        """Check a login body (JSON) and open a session.
+        """Username and password (JSON) for a session.
 
         Raises:
             RequestError: malformed body or name; ``too-many-failures``, ``too-many-logins`` (429).
+            ConversationError: 409: the password is right and must be changed; ``converse`` goes on.
             CredentialError: ``login-failed`` (401), or the KDC's other reasons, each with its own code (403).
             AccessError: ``no-such-account``, ``uid-too-low``, ``kdc-not-genuine``.
             UnavailableError: KDC or credential cache do not answer.
         """
         request = schemas.decode(body, schemas.LoginBody)
-        principal = principal_of(request.username, self._conf.api.realm)
         password = password_of(request.password, _PASSWORD_BYTES)
         wipe(body)
-        started = time.monotonic()
+        _, created = await self._by_password(request.username, password, address, way="password")
+        return created
+
+    async def basic(self, credentials: str, address: str) -> Session:
+        """The session behind an ``Authorization: Basic`` header: a short one, made once and found again.
+
+        Raises:
+            AccessError: 401: malformed. Everything ``login`` raises.
+        """
+        fingerprint = hmac.digest(self._basic_key, credentials.encode("utf-8", "surrogateescape"), hashlib.sha256)
+        lock = self._basic_locks.setdefault(fingerprint, asyncio.Lock())
+        async with lock:  # a client that begins with ten requests at once is checked once
+            until, session = self._basic.get(fingerprint, (0.0, None))
+            if session is not None and until > time.monotonic():
+                try:
+                    return await self._sessions.resume(session)
+                except AccessError:
+                    pass  # revoked, or its ticket is over: the password is at hand
+            username, password = _basic_of(credentials)
+            life_s = self._conf.limits.basic_session_s
+            session, _ = await self._by_password(username, password, address, way="basic", life_s=life_s)
+            self._basic[fingerprint] = time.monotonic() + life_s, session
+            self._basic.move_to_end(fingerprint)
+            while len(self._basic) > _BASIC_KEPT:
+                self._basic.popitem(last=False)
+            return session
+
+    async def negotiate(self, token: str, address: str) -> tuple[schemas.SessionCreated, str]:
+        """A Negotiate token with a delegated ticket for a session; also the token that proves us to the client.
+
+        Raises:
+            CredentialError: ``ticket-not-delegated``, and as ``negotiate.accept``. Else as ``upload``.
+        """
+        async with self._refusing(address, way="negotiate"):
+            found = await self._desk.ask(
+                lambda: negotiate.accept(token, keytab=self._conf.api.keytab, service=self._service)
+            )
+            if found.cred is None:
+                raise CredentialError(
+                    f"{found.principal} is known now, but without a ticket nothing can be done for its jobs",
+                    code="ticket-not-delegated",
+                    hint="delegate your ticket: kinit -f, then curl --negotiate -u : --delegation always",
+                )
+            created = await self._by_ticket(found.cred, address, way="negotiate")
+            return created, found.answer
+
+    async def upload(self, data: bytearray, address: str) -> schemas.SessionCreated:
+        """A ticket (KRB-CRED or FILE cache) for a session.
+
+        Raises:
+            RequestError: neither of both. CredentialError, AccessError, UnavailableError: as ``prove``.
+        """
+        async with self._refusing(address, way="ticket"):
+            return await self._by_ticket(ticket_of(data), address, way="ticket")
+
+    async def replace(self, session: Session, data: bytearray, address: str) -> None:
+        """An uploaded ticket takes the place of the session's, and of the cache's.
+
+        Raises:
+            AccessError: ``principal-mismatch``: it is somebody else's. Else as ``upload``.
+        """
+        async with self._refusing(address, way="ticket"):
+            cred = ticket_of(data)
+            if cred.client != session.principal:
+                raise AccessError(
+                    f"this session is {session.principal}'s, the ticket is not", code="principal-mismatch"
+                )
+            await self._proved(cred)
+            await self._opener.admit(cred)
+        await self._sessions.replace(session, cred)
+
+    async def converse(self, body: bytearray, address: str) -> schemas.SessionCreated:
+        """The new password (JSON) of a login that needed one.
+
+        Raises:
+            RequestError: ``no-such-conversation`` (404); ``password-rejected`` (422): try another one.
+            Everything ``login`` raises.
+        """
+        request = schemas.decode(body, schemas.ConversationBody)
+        password = password_of(request.new_password, _PASSWORD_BYTES)
+        wipe(body)
         try:
-            cred = await self._judged(principal, password, address)
-            account = await self._accounts.of(principal)
-            await self._tickets.add(account.uid, cred)
-        except Error as error:
-            log.get().warning("login.refused", principal=principal, address=address, code=error.code, why=error.message)
-            if not isinstance(error, ThrottledError):
-                await asyncio.sleep(started + self._conf.limits.failed_login_s - time.monotonic())
-            raise _outward(error) from None
-        session, token = await self._sessions.create(cred, account, address)
-        log.get().info(
-            "login.accepted",
-            principal=principal,
-            uid=account.uid,
-            address=address,
-            session_id=session.session_id,
-            endtime=cred.times.endtime,
-            renew_till=cred.times.renew_till,
-        )
-        return schemas.SessionCreated(
-            session_id=session.session_id,
-            token=token,
-            principal=principal,
-            localname=account.localname,
-            uid=account.uid,
-            expires_at=schemas.rfc3339(session.record.expires_at),
-            ticket=schemas.Times.of(cred.times),
-        )
+            found = self._conversations.take(request.conversation, time.time())
+            kept = bytearray(password)
+            async with self._refusing(address, way="conversation"):
+                await self._desk.ask(lambda: self._passwords.change(found.ticket, kept), turned_away=lambda: wipe(kept))
+        except BaseException:
+            wipe(password)
+            raise
+        self._conversations.end(request.conversation)
+        log.get().info("password.changed", principal=found.principal, address=address)
+        username = found.principal.rpartition("@")[0]
+        _, created = await self._by_password(username, password, address, way="conversation")
+        return created
 
     def close(self) -> None:
         """Take no more checks."""
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        self._desk.close()
+
+    async def _by_password(
+        self, username: str, password: bytearray, address: str, *, way: str, life_s: int | None = None
+    ) -> tuple[Session, schemas.SessionCreated]:
+        try:
+            principal = principal_of(username, self._conf.api.realm)
+        except RequestError:
+            wipe(password)
+            raise
+        started = time.monotonic()
+        try:
+            cred = await self._judged(principal, password, address)
+            account = await self._opener.admit(cred)
+        except Error as error:
+            self._refused(error, address, way=way, principal=principal)
+            if not isinstance(error, ThrottledError):
+                await asyncio.sleep(started + self._conf.limits.failed_login_s - time.monotonic())
+            raise _outward(error) from None
+        return await self._opener.open(cred, account, address, way=way, life_s=life_s)
+
+    def _refused(self, error: Error, address: str, *, way: str, principal: str | None = None) -> None:
+        self._counted.login(way, error.code)
+        log.get().warning(
+            "login.refused", way=way, principal=principal, address=address, code=error.code, why=error.message
+        )
+
+    async def _by_ticket(self, cred: KrbCred, address: str, *, way: str) -> schemas.SessionCreated:
+        principal_of(cred.client, self._conf.api.realm)
+        await self._proved(cred)
+        account = await self._opener.admit(cred)
+        _, created = await self._opener.open(cred, account, address, way=way)
+        return created
+
+    async def _proved(self, cred: KrbCred) -> None:
+        await self._desk.ask(lambda: prove.prove(cred, keytab=self._conf.api.keytab, service=self._service))
+
+    @asynccontextmanager
+    async def _refusing(self, address: str, *, way: str) -> AsyncIterator[None]:
+        """A refusal of what is tried in the block is logged, and costs the address a token if it was the client's."""
+        self._throttle.charge_address(address, time.monotonic())
+        try:
+            yield
+        except Error as error:
+            if not isinstance(error, CredentialError | AccessError):
+                self._throttle.excuse_address(address, time.monotonic())
+            self._refused(error, address, way=way)
+            raise
+        self._throttle.excuse_address(address, time.monotonic())
 
     async def _judged(self, principal: str, password: bytearray, address: str) -> KrbCred:
         """The KDC's verdict, with the throttle charged before and settled after."""
@@ -101,50 +228,20 @@ class Logins:
             wipe(password)
             raise
         try:
-            cred = await self._checked(principal, password)
+            verdict = await self._desk.ask(
+                lambda: self._passwords.check(principal, password), turned_away=lambda: wipe(password)
+            )
+            if isinstance(verdict, KrbCred) and verdict.client != principal:
+                raise AccessError(f"the KDC answered for another principal than {principal}", code="kdc-not-genuine")
         except BaseException as error:
             if not (isinstance(error, Error) and error.code in _GUESSES):
                 self._throttle.undecided(principal, address, time.monotonic())
             raise
         self._throttle.succeeded(principal, address, time.monotonic())
-        return cred
-
-    async def _checked(self, principal: str, password: bytearray) -> KrbCred:
-        """Ask the KDC in a thread; the thread wipes the password when it is done, whoever still waits."""
-        if self._places <= 0:
-            wipe(password)
-            raise ThrottledError("too many logins at this moment", code="too-many-logins", retry_after_s=2)
-        self._places -= 1
-        future = asyncio.get_running_loop().run_in_executor(self._threads, self._ask_kdc, principal, password)
-        future.add_done_callback(self._free_place)
-        try:
-            async with asyncio.timeout(_CHECK_S):
-                cred = await asyncio.shield(future)
-        except TimeoutError:
-            raise UnavailableError(
-                f"the KDC did not judge the password within {_CHECK_S:.0f} s", code="kdc-unreachable"
-            ) from None
-        if cred.client != principal:
-            raise AccessError(f"the KDC answered for another principal than {principal}", code="kdc-not-genuine")
-        return cred
-
-    def _free_place(self, future: asyncio.Future[KrbCred]) -> None:
-        self._places += 1
-        if not future.cancelled():
-            future.exception()  # seen: nobody may be waiting any more
-
-    def _ask_kdc(self, principal: str, password: bytearray) -> KrbCred:
-        try:
-            return creds.password_tgt(
-                principal,
-                password,
-                keytab=self._conf.api.keytab,
-                service=self._service,
-                lifetime_s=self._conf.api.ticket_life_s,
-                renew_s=self._conf.api.ticket_renew_s,
-            )
-        finally:
-            wipe(password)
+        if isinstance(verdict, passwords.MustChange):
+            conversation = self._conversations.begin(principal, verdict.ticket)
+            raise ConversationError(verdict.why, code=verdict.code, conversation=conversation)
+        return verdict
 
 
 def principal_of(username: str, realm: str) -> str:
@@ -159,6 +256,37 @@ def principal_of(username: str, realm: str) -> str:
             f"the username must be a plain account name, or that name with @{realm}", code="bad-username"
         )
     return f"{name}@{realm}"
+
+
+def ticket_of(data: bytes | bytearray) -> KrbCred:
+    """An uploaded ticket: a KRB-CRED in clear (it begins with 0x76), or the bytes of a FILE credential cache (0x05).
+
+    Raises:
+        RequestError: code ``bad-ticket``: neither, or without a TGT.
+    """
+    try:
+        return krbcred.parse(bytes(data)) if data[:1] == b"\x76" else ccfile.read_tgt(bytes(data))
+    except Error as error:
+        raise RequestError(
+            f"this is neither a KRB-CRED nor a FILE credential cache with a TGT: {error.message}",
+            code="bad-ticket",
+            hint='send the file that klist names after "FILE:"',
+        ) from None
+
+
+def _basic_of(credentials: str) -> tuple[str, bytearray]:
+    """Username and password of a Basic header (RFC 7617, UTF-8)."""
+    malformed = not_logged_in("this is not a Basic Authorization of ours: base64 of NAME:PASSWORD, in UTF-8")
+    if not 0 < len(credentials) <= _BASIC_CHARS:
+        raise malformed
+    try:
+        name, colon, password = base64.b64decode(credentials, validate=True).partition(b":")
+        username = name.decode("utf-8")
+    except (binascii.Error, ValueError):
+        raise malformed from None
+    if not colon:
+        raise malformed
+    return username, checked(bytearray(password), _PASSWORD_BYTES)
 
 
 def _outward(error: Error) -> Error:

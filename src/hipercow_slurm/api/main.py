@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import os
+import signal
 from pathlib import Path
 
-from hipercow_slurm import daemon, log
+from hipercow_slurm import daemon, log, metrics
 from hipercow_slurm.api import app, config, server, services
+from hipercow_slurm.api.metrics import ApiMetrics
 from hipercow_slurm.errors import ConfigError
 
 _PR_SET_DUMPABLE = 4
@@ -26,14 +28,27 @@ async def serve(config_path: Path, stop: asyncio.Event) -> None:
     hide_memory()
     os.umask(0o077)
     started = asyncio.Event()
-    async with services.running(conf) as parts:
-        serving = asyncio.create_task(server.serve(app.make(parts), conf, stop, started))
-        starting = asyncio.create_task(started.wait())
-        await asyncio.wait({serving, starting}, return_when=asyncio.FIRST_COMPLETED)
-        if started.is_set():
-            daemon.ready()
-        starting.cancel()
-        await serving
+    shown = metrics.registry("api")
+    counted = ApiMetrics(shown)
+    tls = server.tls_context(conf.api.certificate, conf.api.key)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, server.reload_tls, tls, conf)
+    async with services.running(conf, counted) as parts:
+
+        async def count() -> None:
+            counted.sessions.set(parts.sessions.opened)
+
+        listener = metrics.Listener(conf.metrics, shown, parts.health.checks, before_scrape=count)
+        await listener.start()
+        try:
+            serving = asyncio.create_task(server.serve(app.make(parts), conf, tls, stop, started))
+            starting = asyncio.create_task(started.wait())
+            await asyncio.wait({serving, starting}, return_when=asyncio.FIRST_COMPLETED)
+            if started.is_set():
+                daemon.ready()
+            starting.cancel()
+            await serving
+        finally:
+            await listener.aclose()
 
 
 def hide_memory() -> None:

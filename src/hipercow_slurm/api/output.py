@@ -8,10 +8,10 @@ from __future__ import annotations
 import asyncio
 import posixpath
 import re
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
 
 from hipercow_slurm.api.config import Files
 from hipercow_slurm.errors import RequestError, UnavailableError
@@ -20,6 +20,7 @@ from hipercow_slurm.files.nfs4_client import Server
 from hipercow_slurm.slurm.model import Job
 from hipercow_slurm.values import KrbCred
 
+T = TypeVar("T")
 Stream = Literal["stdout", "stderr"]
 CHUNK = 4 * 1024 * 1024
 _READERS = 8
@@ -55,28 +56,71 @@ class Outputs:
             RequestError: ``no-output-yet`` (404), ``no-such-range`` (416), ``output-elsewhere`` (404).
             AccessError, CredentialError, UnavailableError: as the file server and the KDC say.
         """
-        path = job.output if stream == "stdout" else job.error
-        if not path or "%" in path:
+        path = path_of(job, stream)
+        if path is None:
             raise _not_yet(job)
         server, remote = self.locate(path)
-        wanted = parse_range(range_header)
-        first = 0 if wanted is None else wanted[0]
         try:
-            if first is None:  # the last N bytes: the size must be known first
-                _, size = await self._read(server, remote, cred, 0, 1)
-            else:
-                data, size = await self._read(server, remote, cred, first, CHUNK)
+            return await self.open_path(server, remote, cred, range_header)
         except RequestError as error:
             if error.code == "no-such-file":
                 raise _not_yet(job) from error
             raise
-        if first is not None:
+
+    async def open_path(
+        self, server: Server, remote: str, cred: KrbCred, range_header: str | None
+    ) -> tuple[Piece, AsyncIterator[bytes]]:
+        """The asked piece of a file, and its bytes.
+
+        Raises:
+            RequestError: ``no-such-file`` (404), ``no-such-range`` (416), ``is-a-directory``, ``is-a-symlink``.
+            AccessError, CredentialError, UnavailableError: as the file server and the KDC say.
+        """
+        wanted = parse_range(range_header)
+        first = 0 if wanted is None else wanted[0]
+        if first is None:  # the last N bytes: the size must be known first
+            _, size = await self._read(server, remote, cred, 0, 1)
+        else:
+            data, size = await self._read(server, remote, cred, first, CHUNK)
             # A server's idea of the size may lag behind what it gives to read (nfs-ganesha: up to a minute).
             size = max(size, first + len(data)) if data else size
         piece = resolve(wanted, size)
         if first is None:
             data, _ = await self._read(server, remote, cred, piece.start, CHUNK)
         return piece, self._bytes(server, remote, cred, piece, data)
+
+    async def tail(self, job: Job, stream: Stream, cred: KrbCred, offset: int, limit: int) -> bytes:
+        """What the job's output has from ``offset`` on, at most ``limit`` bytes; nothing while there is none.
+
+        Raises:
+            RequestError: ``output-elsewhere`` (404), ``is-a-symlink``.
+            AccessError, CredentialError, UnavailableError: as the file server and the KDC say.
+        """
+        path = path_of(job, stream)
+        if path is None:
+            return b""
+        try:
+            data, _ = await self._read(*self.locate(path), cred, offset, limit)
+        except RequestError as error:
+            if error.code == "no-such-file":
+                return b""
+            raise
+        return data
+
+    async def in_thread(self, act: Callable[[], T], host: str, *, deadline_s: float = _DEADLINE_S) -> T:
+        """Run a blocking piece of work on files; ``host`` is named where it takes too long.
+
+        Raises:
+            UnavailableError: ``file-server-timeout``.
+        """
+        work = asyncio.get_running_loop().run_in_executor(self._threads, act)
+        try:
+            async with asyncio.timeout(deadline_s):
+                return await work
+        except TimeoutError:
+            raise UnavailableError(
+                f"the file server {host} did not answer in time", code="file-server-timeout"
+            ) from None
 
     def locate(self, path: str) -> tuple[Server, str]:
         """The file server that has ``path``, and the path there.
@@ -91,7 +135,7 @@ class Outputs:
                 below = clean[len(prefix) :]
                 return Server(row.server, row.port), row.export.rstrip("/") + below
         raise RequestError(
-            f"the output {clean} is on none of the file servers this service can read",
+            f"{clean} is on none of the file servers this service can read",
             code="output-elsewhere",
             status=404,
             hint="write the job's output below your home directory",
@@ -114,17 +158,15 @@ class Outputs:
                 data, _ = await self._read(server, remote, cred, at, min(CHUNK, piece.end - at))
 
     async def _read(self, server: Server, remote: str, cred: KrbCred, offset: int, limit: int) -> tuple[bytes, int]:
-        loop = asyncio.get_running_loop()
-        work = loop.run_in_executor(
-            self._threads, lambda: read_file(server, remote, cred, offset, limit, timeout_s=_READ_S)
+        return await self.in_thread(
+            lambda: read_file(server, remote, cred, offset, limit, timeout_s=_READ_S), server.host
         )
-        try:
-            async with asyncio.timeout(_DEADLINE_S):
-                return await work
-        except TimeoutError:
-            raise UnavailableError(
-                f"the file server {server.host} did not answer in time", code="file-server-timeout"
-            ) from None
+
+
+def path_of(job: Job, stream: Stream) -> str | None:
+    """Where the job writes; None as long as a part of the name is not known."""
+    path = job.output if stream == "stdout" else job.error
+    return path if path and "%" not in path else None
 
 
 def parse_range(header: str | None) -> tuple[int | None, int | None] | None:

@@ -1,6 +1,6 @@
 """The password out of the request body, without ever making a Python string of it: a string could not be wiped.
 
-What Python cannot promise: the server's own read buffer had the password too, until it is used again.
+What Python cannot promise: other copies' memory is freed, and overwritten only when it is used again.
 """
 
 from __future__ import annotations
@@ -12,8 +12,7 @@ def password_of(raw: bytes | memoryview, limit_bytes: int) -> bytearray:
     """The password from its raw JSON string, without ever making a Python string of it; the caller wipes it.
 
     Raises:
-        RequestError: not a string, empty, longer than ``limit_bytes``, not UTF-8, or with control characters
-            (a NUL would cut the password short in C).
+        RequestError: not a string, or as ``check``.
     """
     view = memoryview(raw)
     if len(view) < 2 or view[0] != 0x22:
@@ -21,15 +20,29 @@ def password_of(raw: bytes | memoryview, limit_bytes: int) -> bytearray:
     password = bytearray()
     try:
         _unescape(view[1:-1], password)
-        if not 0 < len(password) <= limit_bytes:
-            raise RequestError(f"the password must have 1 to {limit_bytes} bytes")
-        if min(password) < 0x20 or 0x7F in password:
-            raise RequestError("the password has control characters")
-        if not _is_utf8(password):
-            raise RequestError("the password is not UTF-8")
     except RequestError:
         wipe(password)
         raise
+    return checked(password, limit_bytes)
+
+
+def checked(password: bytearray, limit_bytes: int) -> bytearray:
+    """The password itself, if it can be one; else it is wiped.
+
+    Raises:
+        RequestError: empty, longer than ``limit_bytes``, not UTF-8, or with control characters (a NUL would cut the
+            password short in C).
+    """
+    why = None
+    if not 0 < len(password) <= limit_bytes:
+        why = f"the password must have 1 to {limit_bytes} bytes"
+    elif min(password) < 0x20 or 0x7F in password:
+        why = "the password has control characters"
+    elif not _is_utf8(password):
+        why = "the password is not UTF-8"
+    if why is not None:
+        wipe(password)
+        raise RequestError(why)
     return password
 
 

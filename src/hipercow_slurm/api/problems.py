@@ -25,8 +25,8 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f]+")
 _DETAIL_LIMIT = 1000
 
 
-class Problem(msgspec.Struct, frozen=True, kw_only=True):
-    """The body of every answer that is not a success."""
+class Problem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The body of every answer that is not a success; ``conversation`` only where a login goes on with one."""
 
     type: str
     title: str
@@ -35,6 +35,7 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True):
     code: str
     hint: str | None
     request_id: str
+    conversation: str | None = None
 
 
 class ThrottledError(RequestError):
@@ -73,7 +74,15 @@ def response(error: Exception) -> Response:
     return render(500, "bug", "the service met an error it did not expect", "give the operator this request id")
 
 
-def render(status: int, code: str, detail: str, hint: str | None, headers: dict[str, str] | None = None) -> Response:
+def render(
+    status: int,
+    code: str,
+    detail: str,
+    hint: str | None,
+    headers: dict[str, str] | None = None,
+    *,
+    conversation: str | None = None,
+) -> Response:
     """A problem+json answer; control characters in ``detail`` (Slurm's words, say) become spaces."""
     body = Problem(
         type=TYPE + code,
@@ -83,6 +92,7 @@ def render(status: int, code: str, detail: str, hint: str | None, headers: dict[
         code=code,
         hint=hint,
         request_id=current_request_id(),
+        conversation=conversation,
     )
     return Response(msgspec.json.encode(body), status, headers, MEDIA_TYPE)
 
@@ -94,10 +104,13 @@ def _ours(error: Error) -> Response:
     elif isinstance(error, UnavailableError):
         headers["Retry-After"] = str(_RETRY_AFTER_S)
     if error.status == 401:
-        headers["WWW-Authenticate"] = 'Bearer realm="hipercow-slurm"'
+        # Not Basic, though it is taken: a browser that asked for a password would then send it with every request,
+        # also with those that other sites make it send.
+        headers["WWW-Authenticate"] = 'Bearer realm="hipercow-slurm", Negotiate'
     # A configuration fault found while serving is the operator's; paths in its text are not the user's business.
     detail = "the service is not set up correctly" if isinstance(error, ConfigError) else error.message
-    return render(error.status, error.code, detail, error.hint, headers)
+    conversation = getattr(error, "conversation", None)
+    return render(error.status, error.code, detail, error.hint, headers, conversation=conversation)
 
 
 _HTTP_CODES = {

@@ -8,19 +8,46 @@ from starlette.responses import Response
 from hipercow_slurm import log
 from hipercow_slurm.api import schemas
 from hipercow_slurm.api.password import wipe
+from hipercow_slurm.api.problems import not_logged_in
 from hipercow_slurm.api.services import Services
-from hipercow_slurm.api.web import Routes, address_of, body_of, json_answer, session_of
+from hipercow_slurm.api.web import (
+    OCTETS,
+    Routes,
+    address_of,
+    authorization,
+    body_of,
+    json_answer,
+    media_type,
+    session_of,
+)
 from hipercow_slurm.errors import RequestError
 
 
 async def create_session(services: Services, request: Request) -> Response:
-    """POST /v1/sessions: username and password for a session."""
+    """POST /v1/sessions: a password, a Negotiate token or a ticket for a session."""
+    scheme, credentials = authorization(request)
+    address = address_of(request.scope)
+    if scheme == "negotiate" and credentials:
+        created, answer = await services.logins.negotiate(credentials, address)
+        return json_answer(created, 201, {"WWW-Authenticate": f"Negotiate {answer}"})
+    if media_type(request) == OCTETS:
+        return json_answer(await services.logins.upload(await _ticket_body(services, request), address), 201)
+    if not media_type(request) and request.headers.get("content-length", "0") == "0":
+        raise not_logged_in("this needs a username and a password, a Negotiate token with a ticket, or a ticket")
     body = await body_of(services, request, services.conf.limits.login_body_bytes)
     try:
-        created = await services.logins.login(body, address_of(request.scope))
+        return json_answer(await services.logins.login(body, address), 201)
     finally:
         wipe(body)
-    return json_answer(created, 201)
+
+
+async def converse(services: Services, request: Request) -> Response:
+    """POST /v1/conversations: the new password of a login that needs one."""
+    body = await body_of(services, request, services.conf.limits.login_body_bytes)
+    try:
+        return json_answer(await services.logins.converse(body, address_of(request.scope)), 201)
+    finally:
+        wipe(body)
 
 
 async def list_sessions(services: Services, request: Request) -> Response:
@@ -65,8 +92,29 @@ async def ticket(services: Services, request: Request) -> Response:
     )
 
 
+async def put_ticket(services: Services, request: Request) -> Response:
+    """PUT /v1/ticket: another ticket of the session's user, for the session and for the cache."""
+    session = await session_of(services, request)
+    await services.logins.replace(session, await _ticket_body(services, request), address_of(request.scope))
+    return await ticket(services, request)
+
+
+async def delete_ticket(services: Services, request: Request) -> Response:
+    """DELETE /v1/ticket: the cache forgets the user; sessions keep theirs until they end."""
+    session = await session_of(services, request)
+    if not await services.tickets.remove(session):
+        raise RequestError("the credential cache has no ticket of yours", code="no-ticket-filed", status=404)
+    log.get().info("ticket.removed", principal=session.principal, uid=session.uid)
+    return Response(status_code=204)
+
+
+async def _ticket_body(services: Services, request: Request) -> bytearray:
+    return await body_of(services, request, services.conf.limits.ticket_body_bytes, kind=OCTETS)
+
+
 ROUTES: Routes = {
     "/v1/sessions": {"GET": list_sessions, "POST": create_session},
     "/v1/sessions/{session_id:str}": {"DELETE": end_session},
-    "/v1/ticket": {"GET": ticket},
+    "/v1/conversations": {"POST": converse},
+    "/v1/ticket": {"GET": ticket, "PUT": put_ticket, "DELETE": delete_ticket},
 }

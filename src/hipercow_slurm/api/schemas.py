@@ -35,6 +35,16 @@ class LoginBody(Body, frozen=True):
         return f"<LoginBody {self.username!r}>"
 
 
+class ConversationBody(Body, frozen=True):
+    """``POST /v1/conversations``: the new password of a login that was answered with 409 and this conversation."""
+
+    conversation: Annotated[str, msgspec.Meta(max_length=64)]
+    new_password: msgspec.Raw
+
+    def __repr__(self) -> str:
+        return "<ConversationBody>"
+
+
 class JobBody(Body, frozen=True, omit_defaults=True):
     """One job. What is left out is taken from ``#SBATCH`` lines of the script, unless ``ignore_directives``.
 
@@ -72,11 +82,33 @@ class JobBody(Body, frozen=True, omit_defaults=True):
     working_directory: PathText | None = None
     output: PathText | None = None
     error: PathText | None = None
+    input: PathText | None = None
+    mail_type: Name | None = None
+    mail_user: Name | None = None
     environment: dict[str, str] = {}
     hold: bool | None = None
     array: Name | None = None
     comment: Annotated[str, msgspec.Meta(max_length=800)] | None = None
     ignore_directives: bool = False
+
+
+class BulkBody(Body, frozen=True):
+    """``POST /v1/jobs:bulk``. Each job is read by itself, so that a bad one has its own refusal."""
+
+    jobs: list[msgspec.Raw]
+
+
+class SignalBody(Body, frozen=True):
+    """``POST /v1/jobs/{id}/signal``."""
+
+    signal: Annotated[str, msgspec.Meta(min_length=1, max_length=20)]
+
+
+class ChangeBody(Body, frozen=True):
+    """``PATCH /v1/jobs/{id}``: at least one of them."""
+
+    time_limit_min: Count | None = None
+    nice: Annotated[int, msgspec.Meta(ge=-(2**31) + 3, le=2**31 - 3)] | None = None
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
@@ -137,7 +169,10 @@ class Credential(Answer, frozen=True):
 
 
 class JobAnswer(Answer, frozen=True, omit_defaults=True):
-    """A job as its owner sees it; ``warnings`` only where it was just submitted."""
+    """A job as its owner sees it; ``warnings`` only where it was just submitted.
+
+    ``held_for_ticket`` is there, and true, for a job that waits for its owner's next login.
+    """
 
     job_id: int
     name: str
@@ -157,11 +192,119 @@ class JobAnswer(Answer, frozen=True, omit_defaults=True):
     output: str | None
     error: str | None
     credential: Credential
+    array_job_id: int | None = None
+    array_task_id: int | None = None
+    held_for_ticket: bool = False
     warnings: list[str] = []
 
 
 class JobList(Answer, frozen=True):
+    """One page; ``next_cursor`` is null on the last."""
+
     jobs: list[JobAnswer]
+    next_cursor: str | None = None
+
+
+class BulkItem(Answer, frozen=True, omit_defaults=True):
+    """What became of one of many: an HTTP status, and the job or the problem."""
+
+    index: int
+    status: int
+    job_id: int | None = None
+    job: JobAnswer | None = None
+    problem: msgspec.Raw | None = None
+
+
+class Bulk(Answer, frozen=True):
+    results: list[BulkItem]
+
+
+class Entry(Answer, frozen=True):
+    """A name in a directory; null where the server could not say. ``type``: file, directory, symlink, ..."""
+
+    name: str
+    type: str
+    size: int | None
+    mode: str | None
+    modified_at: str | None
+
+
+class Directory(Answer, frozen=True):
+    path: str
+    entries: list[Entry]
+
+
+class Written(Answer, frozen=True):
+    path: str
+    size: int
+
+
+class PartitionAnswer(Answer, frozen=True):
+    """null: no limit (``default_time_min``: the partition has none of its own)."""
+
+    name: str
+    state: str
+    is_default: bool
+    nodes: list[str]
+    total_nodes: int
+    total_cpus: int
+    max_time_min: int | None
+    default_time_min: int | None
+    max_nodes_per_job: int | None
+    max_memory_per_node_mb: int | None
+
+
+class PartitionList(Answer, frozen=True):
+    partitions: list[PartitionAnswer]
+
+
+class NodeAnswer(Answer, frozen=True):
+    name: str
+    state: str
+    flags: list[str]
+    online: bool
+    partitions: list[str]
+    cpus: int
+    cpus_allocated: int
+    memory_mb: int
+    memory_allocated_mb: int
+    cpu_load: float | None
+    features: str
+    gres: str
+    gres_used: str
+    reason: str | None
+
+
+class NodeList(Answer, frozen=True):
+    nodes: list[NodeAnswer]
+
+
+class Usage(Answer, frozen=True):
+    """``usable``: on nodes that take jobs."""
+
+    total: int
+    usable: int
+    used: int
+
+
+class ClusterLimits(Answer, frozen=True):
+    """``time_min``: the longest time limit of any partition, null if one has none."""
+
+    script_bytes: int
+    environment_bytes: int
+    request_bytes: int
+    file_bytes: int
+    bulk_jobs: int
+    time_min: int | None
+    uncovered: str
+
+
+class ClusterAnswer(Answer, frozen=True):
+    nodes: Usage
+    cpus: Usage
+    memory_mb: Usage
+    partitions: list[str]
+    limits: ClusterLimits
 
 
 class TicketAnswer(Answer, frozen=True):
@@ -172,9 +315,19 @@ class TicketAnswer(Answer, frozen=True):
     cache: Times | None
 
 
-class Health(Answer, frozen=True):
+class Health(Answer, frozen=True, omit_defaults=True):
+    """``checks``: "ok" or one word, for programs; ``reasons``: a sentence for each that is not ok."""
+
     status: Literal["ok", "degraded"]
     checks: dict[str, str]
+    reasons: dict[str, str] = {}
+
+
+class Ready(Answer, frozen=True):
+    """Can this process serve; if not, why."""
+
+    ready: bool
+    reasons: dict[str, str]
 
 
 def rfc3339(seconds: int | None) -> str | None:

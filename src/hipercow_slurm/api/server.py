@@ -24,6 +24,7 @@ from hipercow_slurm.api import config, problems
 from hipercow_slurm.api.config import Config, Limits
 from hipercow_slurm.errors import ConfigError
 
+OP_CLEANSE_PLAINTEXT = 1 << 1  # <openssl/ssl.h>, 3.0 and newer; Python has no name for it
 HEADER_BYTES = 32 * 1024
 _BACKLOG = 512
 _SHUTDOWN_S = 5
@@ -46,16 +47,15 @@ class Listener(uvicorn.Server):
         yield
 
 
-async def serve(app: ASGIApp, conf: Config, stop: asyncio.Event, started: asyncio.Event) -> None:
+async def serve(app: ASGIApp, conf: Config, tls: ssl.SSLContext, stop: asyncio.Event, started: asyncio.Event) -> None:
     """Answer requests until ``stop``; what is being answered then has five seconds.
 
     Raises:
-        ConfigError: certificate or key cannot be used, or the address cannot be listened on.
+        ConfigError: the address cannot be listened on.
     """
     with contextlib.suppress(ValueError, OSError):  # one descriptor per connection; the soft limit is often 1024
         _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    tls = tls_context(conf.api.certificate, conf.api.key)
     listening = listen(conf.api.listen)
     settings = uvicorn.Config(
         app,
@@ -95,11 +95,27 @@ def tls_context(certificate: str, key: str) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.options |= ssl.OP_NO_RENEGOTIATION
+    # Without it OpenSSL leaves what it deciphered in its record buffers, and passwords were found there for good.
+    context.options |= OP_CLEANSE_PLAINTEXT
     try:
         context.load_cert_chain(certificate, key)
     except (OSError, ssl.SSLError) as error:
         raise ConfigError(f"cannot use certificate {certificate} with key {key}: {error}") from error
     return context
+
+
+def reload_tls(tls: ssl.SSLContext, conf: Config) -> None:
+    """Take the certificate and key from their files again, for connections that begin from now on.
+
+    Files that cannot be used change nothing; the log says so.
+    """
+    try:
+        tls_context(conf.api.certificate, conf.api.key)  # a context that fails half way has a key without certificate
+        tls.load_cert_chain(conf.api.certificate, conf.api.key)
+    except (ConfigError, OSError, ssl.SSLError) as error:
+        log.get().error("api.certificate-kept", why=str(error))
+    else:
+        log.get().info("api.certificate-reloaded", certificate=conf.api.certificate)
 
 
 def listen(where: str) -> socket.socket:

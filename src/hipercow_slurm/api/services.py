@@ -12,11 +12,17 @@ from pathlib import Path
 from hipercow_slurm import log
 from hipercow_slurm.api import sessions_db, submissions_db
 from hipercow_slurm.api.accounts import Accounts
+from hipercow_slurm.api.cluster import Cluster
 from hipercow_slurm.api.config import Config, with_realm
 from hipercow_slurm.api.database import Database
+from hipercow_slurm.api.follow import Followers
 from hipercow_slurm.api.health import HealthCheck
+from hipercow_slurm.api.history import History
+from hipercow_slurm.api.job_actions import JobActions
 from hipercow_slurm.api.jobs import Jobs
 from hipercow_slurm.api.login import Logins
+from hipercow_slurm.api.metrics import ApiMetrics
+from hipercow_slurm.api.opening import Opener
 from hipercow_slurm.api.output import Outputs
 from hipercow_slurm.api.sessions import Sessions
 from hipercow_slurm.api.slurm_tokens import SlurmTokens
@@ -27,6 +33,7 @@ from hipercow_slurm.errors import UnavailableError
 from hipercow_slurm.krb5 import keytab
 from hipercow_slurm.signer.client import SignerClient
 from hipercow_slurm.slurm.rest import SlurmRest
+from hipercow_slurm.slurm.scontrol import Scontrol
 
 _CLEAN_EVERY_S = 600.0
 _SUBMISSIONS_KEPT_S = 90 * 86400  # as long an Idempotency-Key is known
@@ -44,12 +51,16 @@ class Services:
     sessions: Sessions
     tickets: Tickets
     jobs: Jobs
+    actions: JobActions
     outputs: Outputs
+    followers: Followers
+    cluster: Cluster
     health: HealthCheck
+    metrics: ApiMetrics
 
 
 @contextlib.asynccontextmanager
-async def running(conf: Config) -> AsyncIterator[Services]:
+async def running(conf: Config, counted: ApiMetrics) -> AsyncIterator[Services]:
     """All services with their background work, until the block ends.
 
     Raises:
@@ -63,7 +74,7 @@ async def running(conf: Config) -> AsyncIterator[Services]:
     servers = [(row.host, row.port, with_realm(row.principal, realm)) for row in conf.cache.servers]
     tickets = Tickets(AuksClient(servers, limits=_CACHE_LIMITS))
     sessions = Sessions(database, session_max_s=conf.api.session_max_s)
-    logins = Logins(conf, accounts, tickets, sessions)
+    logins = Logins(conf, Opener(accounts, tickets, sessions, counted), sessions, counted)
     outputs = Outputs(conf.files)
     signer = SignerClient(conf.signer.socket, with_realm(conf.signer.service, realm))
     tokens = SlurmTokens(signer)
@@ -72,10 +83,27 @@ async def running(conf: Config) -> AsyncIterator[Services]:
             conf.slurm.socket, timeout_s=conf.slurm.timeout_s, connections=conf.slurm.connections
         ) as slurm:
             submitter = Submitter(conf, database, slurm, tokens, tickets)
-            jobs = Jobs(accounts, slurm, tokens, tickets, submitter)
+            history = History(database)
+            jobs = Jobs(conf.jobs, accounts, slurm, tokens, tickets, submitter, history)
+            scontrol = Scontrol(conf.slurm.scontrol, conf.slurm.scontrol_conf)
+            actions = JobActions(conf.jobs, jobs, slurm, scontrol, tokens, history)
+            followers = Followers(conf.limits.followers, jobs, outputs, sessions)
+            sessions.welcome = actions.release_waiting
             background = [asyncio.create_task(work) for work in (sessions.run(), _clean(database))]
             try:
-                yield Services(conf, logins, sessions, tickets, jobs, outputs, HealthCheck(conf))
+                yield Services(
+                    conf,
+                    logins,
+                    sessions,
+                    tickets,
+                    jobs,
+                    actions,
+                    outputs,
+                    followers,
+                    Cluster(conf, slurm, tokens),
+                    HealthCheck(conf, database),
+                    counted,
+                )
             finally:
                 for task in background:
                     task.cancel()

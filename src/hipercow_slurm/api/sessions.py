@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import secrets
 import time
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -69,7 +71,11 @@ class Session:
 
 
 class Sessions:
-    """All sessions of this process; ``run`` renews their tickets until it is cancelled."""
+    """All sessions of this process; ``run`` renews their tickets until it is cancelled.
+
+    Attributes:
+        welcome: called with each session that begins or gets a fresh ticket; must not raise.
+    """
 
     def __init__(self, database: Database, *, session_max_s: int) -> None:
         self._database = database
@@ -77,9 +83,17 @@ class Sessions:
         self._open: dict[bytes, Session] = {}
         self._threads = ThreadPoolExecutor(_RENEW_THREADS, thread_name_prefix="renew")
         self._tasks: set[asyncio.Task[None]] = set()
+        self.welcome: Callable[[Session], Awaitable[None]] | None = None
 
-    async def create(self, cred: KrbCred, account: Account, address: str) -> tuple[Session, str]:
-        """Open a session for the holder of ``cred``; the token is returned this once."""
+    @property
+    def opened(self) -> int:
+        """How many this process has open."""
+        return len(self._open)
+
+    async def create(
+        self, cred: KrbCred, account: Account, address: str, *, life_s: int | None = None
+    ) -> tuple[Session, str]:
+        """Open a session for the holder of ``cred``, for at most ``life_s``; the token is returned this once."""
         now = int(time.time())
         token, session_id = sealing.new_token(), secrets.token_hex(8)
         bits = sealing.token_bits(token)
@@ -93,12 +107,13 @@ class Sessions:
             uid=account.uid,
             address=address,
             created_at=now,
-            expires_at=min(last_good(cred.times), now + self._session_max_s),
+            expires_at=min(last_good(cred.times), now + min(life_s or self._session_max_s, self._session_max_s)),
             sealed=sealing.seal(key, cred.der, session_id=session_id, principal=cred.client),
         )
         await self._database.run(sessions_db.add(record))
         session = Session(record, key, cred, time.monotonic())
         self._open[record.token_hash] = session
+        self._welcome(session)
         return session, token
 
     async def authenticate(self, token: str) -> Session:
@@ -114,6 +129,22 @@ class Sessions:
         session = self._open.get(token_hash)
         if session is None or time.monotonic() - session.checked_at > _TRUSTED_S:
             session = await self._look_up(token_hash, bits)
+        return await self._good(session)
+
+    async def resume(self, session: Session) -> Session:
+        """A session that this process has open, for somebody who has proved again to be its user.
+
+        Raises:
+            AccessError: as ``authenticate``.
+        """
+        token_hash = session.record.token_hash
+        if self._open.get(token_hash) is not session:
+            raise not_logged_in("there is no such session (any more)")
+        if time.monotonic() - session.checked_at > _TRUSTED_S:
+            session = await self._look_up(token_hash, None)
+        return await self._good(session)
+
+    async def _good(self, session: Session) -> Session:
         now = time.time()
         if session.record.expires_at > now and nearly_over(session.cred.times, now):
             with contextlib.suppress(Error):  # the ticket is still good, or the next lines say that it is not
@@ -122,6 +153,16 @@ class Sessions:
             await self._forget(session)
             raise not_logged_in("the session's ticket has expired", code="session-expired")
         return session
+
+    async def replace(self, session: Session, cred: KrbCred) -> None:
+        """Give the session another ticket of its user; it may last as long as if it began now with that ticket."""
+        async with session.renewing:
+            now = int(time.time())
+            expires_at = min(last_good(cred.times), now + self._session_max_s)
+            await self._keep(session, cred, expires_at=max(expires_at, session.record.expires_at))
+        session.identity = None
+        self._welcome(session)
+        log.get().info("session.ticket-replaced", session_id=session.session_id, principal=session.principal)
 
     async def listing(self, principal: str) -> list[SessionRecord]:
         """The principal's sessions that are still good."""
@@ -152,25 +193,39 @@ class Sessions:
         self._open.clear()
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    async def _look_up(self, token_hash: bytes, bits: bytes) -> Session:
+    async def _look_up(self, token_hash: bytes, bits: bytes | None) -> Session:
+        """What the database says; ``bits``, the token's, are needed only for a session not open here."""
         record = await self._database.run(sessions_db.by_token(token_hash))
         if record is None:
             self._open.pop(token_hash, None)
             raise not_logged_in("there is no such session (any more)")
         session = self._open.get(token_hash)
         if session is None:
+            if bits is None:
+                raise not_logged_in("there is no such session (any more)")
             key = sealing.derive_key(bits, record.session_id)
-            der = sealing.unseal(key, record.sealed, session_id=record.session_id, principal=record.principal)
-            cred = krbcred.parse(der)
-            if cred.client != record.principal:
-                raise InternalError(f"session {record.session_id} holds a ticket of someone else")
-            session = self._open.setdefault(token_hash, Session(record, key, cred, time.monotonic()))
+            session = self._open.setdefault(token_hash, Session(record, key, _opened(key, record), time.monotonic()))
+        elif session.record.sealed != record.sealed and not session.renewing.locked():
+            session.cred, session.record = _opened(session.key, record), record  # another process renewed it
         session.checked_at = time.monotonic()
         return session
+
+    async def _keep(self, session: Session, cred: KrbCred, *, expires_at: int) -> None:
+        """Seal a ticket into the database and use it."""
+        sealed = sealing.seal(session.key, cred.der, session_id=session.session_id, principal=session.principal)
+        session.cred, session.failures = cred, 0  # it is the better one, also if the database is out of order
+        if not await self._database.run(sessions_db.reseal(session.session_id, sealed, expires_at)):
+            self._open.pop(session.record.token_hash, None)
+        session.record = dataclasses.replace(session.record, sealed=sealed, expires_at=expires_at)
 
     async def _forget(self, session: Session) -> None:
         self._open.pop(session.record.token_hash, None)
         await self._database.run(sessions_db.revoke(session.principal, session.session_id))
+
+    def _welcome(self, session: Session) -> None:
+        """Do in the background what waited for this user's fresh ticket; nobody's login waits for it."""
+        if self.welcome is not None:
+            self._start(self.welcome(session))
 
     def _start(self, work: Any) -> None:
         task = asyncio.get_running_loop().create_task(work)
@@ -202,10 +257,7 @@ class Sessions:
                 return
             loop = asyncio.get_running_loop()
             cred = await loop.run_in_executor(self._threads, creds.renew, session.cred)
-            sealed = sealing.seal(session.key, cred.der, session_id=session.session_id, principal=session.principal)
-            session.cred, session.failures = cred, 0
-            if not await self._database.run(sessions_db.reseal(session.session_id, sealed)):
-                self._open.pop(session.record.token_hash, None)
+            await self._keep(session, cred, expires_at=session.record.expires_at)
             log.get().info(
                 "session.renewed",
                 session_id=session.session_id,
@@ -213,6 +265,15 @@ class Sessions:
                 endtime=cred.times.endtime,
                 renew_till=cred.times.renew_till,
             )
+
+
+def _opened(key: bytes, record: SessionRecord) -> KrbCred:
+    """The sealed ticket of a row."""
+    der = sealing.unseal(key, record.sealed, session_id=record.session_id, principal=record.principal)
+    cred = krbcred.parse(der)
+    if cred.client != record.principal:
+        raise InternalError(f"session {record.session_id} holds a ticket of someone else")
+    return cred
 
 
 def last_good(times: TicketTimes) -> int:

@@ -79,11 +79,13 @@ def of_principal(principal: str, now: int) -> Callable[[sqlite3.Connection], lis
     return act
 
 
-def reseal(session_id: str, sealed: bytes) -> Callable[[sqlite3.Connection], bool]:
-    """Replace the sealed ticket by its renewed one; False if the session is gone meanwhile."""
+def reseal(session_id: str, sealed: bytes, expires_at: int) -> Callable[[sqlite3.Connection], bool]:
+    """Replace the sealed ticket by another one; False if the session is gone meanwhile."""
 
     def act(connection: sqlite3.Connection) -> bool:
-        done = connection.execute("UPDATE session SET sealed = ? WHERE session_id = ?", (sealed, session_id))
+        done = connection.execute(
+            "UPDATE session SET sealed = ?, expires_at = ? WHERE session_id = ?", (sealed, expires_at, session_id)
+        )
         return done.rowcount == 1
 
     return act

@@ -22,6 +22,8 @@ class Submission:
         attempted_at: when we last asked Slurm.
         working_directory, output, error: absolute; output and error still hold Slurm's ``%`` patterns.
         job_id: Slurm's answer; None while we do not know it.
+        asked: what the job was to be, as JSON (``history.Asked``), for when Slurm has forgotten it.
+        seen: the job as Slurm last showed it after its end, as JSON (``slurm.model.Job``).
     """
 
     marker: str
@@ -35,6 +37,8 @@ class Submission:
     output: str
     error: str
     job_id: int | None = None
+    asked: bytes | None = None
+    seen: bytes | None = None
 
 
 _COLUMNS = ", ".join(
@@ -50,8 +54,11 @@ _COLUMNS = ", ".join(
         "output",
         "error",
         "job_id",
+        "asked",
+        "seen",
     )
 )
+_JOB_ID = 10  # place in a row
 
 
 def reserve(row: Submission) -> Callable[[sqlite3.Connection], Submission]:
@@ -59,7 +66,7 @@ def reserve(row: Submission) -> Callable[[sqlite3.Connection], Submission]:
 
     def act(connection: sqlite3.Connection) -> Submission:
         done = connection.execute(
-            f"INSERT INTO submission ({_COLUMNS}) VALUES (?,?,?,?,?,?,?,?,?,?,?)"  # noqa: S608
+            f"INSERT INTO submission ({_COLUMNS}) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?)"  # noqa: S608
             " ON CONFLICT (principal, idempotency_key) DO NOTHING",
             astuple(row),
         )
@@ -114,8 +121,44 @@ def of_jobs(principal: str, job_ids: list[int]) -> Callable[[sqlite3.Connection]
                 " ORDER BY attempted_at",
                 (*some, principal),
             )
-            found.update({row[-1]: Submission(*row) for row in rows})
+            found.update({row[_JOB_ID]: Submission(*row) for row in rows})
         return found
+
+    return act
+
+
+def of_principal(principal: str, most: int) -> Callable[[sqlite3.Connection], list[Submission]]:
+    """The principal's newest submissions that made a job."""
+
+    def act(connection: sqlite3.Connection) -> list[Submission]:
+        rows = connection.execute(
+            f"SELECT {_COLUMNS} FROM submission WHERE principal = ? AND job_id IS NOT NULL"  # noqa: S608
+            " ORDER BY attempted_at DESC LIMIT ?",
+            (principal, most),
+        )
+        return [Submission(*row) for row in rows]
+
+    return act
+
+
+def ended(principal: str, job_id: int, seen: bytes) -> Callable[[sqlite3.Connection], None]:
+    """Keep how the job ended, once; of a reused id, with the newest submission."""
+
+    def act(connection: sqlite3.Connection) -> None:
+        connection.execute(
+            "UPDATE submission SET seen = ? WHERE marker = (SELECT marker FROM submission"
+            " WHERE job_id = ? AND principal = ? ORDER BY attempted_at DESC LIMIT 1) AND seen IS NULL",
+            (seen, job_id, principal),
+        )
+
+    return act
+
+
+def reopened(principal: str, job_id: int) -> Callable[[sqlite3.Connection], None]:
+    """The job was put back: how it ended then says nothing any more."""
+
+    def act(connection: sqlite3.Connection) -> None:
+        connection.execute("UPDATE submission SET seen = NULL WHERE job_id = ? AND principal = ?", (job_id, principal))
 
     return act
 

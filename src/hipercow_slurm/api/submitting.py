@@ -27,16 +27,18 @@ from hipercow_slurm.api import submissions_db
 from hipercow_slurm.api.accounts import Account
 from hipercow_slurm.api.config import Config
 from hipercow_slurm.api.database import Database
+from hipercow_slurm.api.history import asked
 from hipercow_slurm.api.job_spec import Planned, plan
 from hipercow_slurm.api.problems import current_request_id
-from hipercow_slurm.api.schemas import JobBody
-from hipercow_slurm.api.sessions import Session
+from hipercow_slurm.api.schemas import JobBody, rfc3339
+from hipercow_slurm.api.sessions import Session, last_good
 from hipercow_slurm.api.slurm_tokens import SlurmTokens
 from hipercow_slurm.api.submissions_db import Submission
 from hipercow_slurm.api.tickets import Tickets
-from hipercow_slurm.errors import Error, RequestError, SchedulerError, UnavailableError
-from hipercow_slurm.slurm.model import Job, Submitted
+from hipercow_slurm.errors import CredentialError, Error, RequestError, SchedulerError, UnavailableError
+from hipercow_slurm.slurm.model import Job, JobSpec, Partition, Submitted
 from hipercow_slurm.slurm.rest import SlurmRest
+from hipercow_slurm.values import TicketTimes
 
 _POLL_S = 0.5
 _POLLS = 6  # how often a request looks for a lost job before it asks its caller to come back
@@ -83,6 +85,7 @@ class Submitter:
             working_directory=planned.working_directory,
             output=planned.output,
             error=planned.error,
+            asked=asked(planned.spec),
         )
         if idempotency_key is None:
             return await self._first(session, await self._database.run(submissions_db.reserve(row)), planned)
@@ -97,8 +100,10 @@ class Submitter:
     async def _first(self, session: Session, row: Submission, planned: Planned) -> tuple[int, tuple[str, ...]]:
         """Ask Slurm; afterwards the row says what came of it."""
         try:
-            await self._tickets.make_sure(session)
+            times = await self._tickets.make_sure(session)
             await self._tokens.of(session)
+            if self._conf.uncovered == "refuse":
+                await self._refuse_uncovered(session, planned.spec, times)
         except Error:
             await self._database.run(submissions_db.refused(row.marker))
             raise
@@ -114,6 +119,24 @@ class Submitter:
                 raise
             submitted = Submitted(found)
         return await self._made(session, row, planned, submitted)
+
+    async def _refuse_uncovered(self, session: Session, spec: JobSpec, times: TicketTimes) -> None:
+        """Raise if the job may run for longer than its owner's ticket can be kept good.
+
+        Raises:
+            CredentialError: ``ticket-too-short`` (403).
+        """
+        limit = spec.time_limit_min
+        if limit is None:
+            limit = default_limit(await self._tokens.call(session, self._slurm.partitions), spec.partition)
+        begin = max(int(time.time()), spec.begin_time or 0)
+        if limit is None or begin + 60 * limit > last_good(times):
+            until = "without a time limit" if limit is None else f"until {rfc3339(begin + 60 * limit)}"
+            raise CredentialError(
+                f"your ticket can be kept good until {rfc3339(last_good(times))}, and the job may run {until}",
+                code="ticket-too-short",
+                hint="give the job a shorter time limit, or log in again for a fresh ticket",
+            )
 
     async def _again(
         self, session: Session, filed: Submission, row: Submission, planned: Planned
@@ -182,6 +205,14 @@ class Submitter:
         return None
 
 
+def default_limit(partitions: list[Partition], named: str | None) -> int | None:
+    """The minutes a job without a time limit gets at most in the partitions it names; None: no limit is known."""
+    wanted = set(named.split(",")) if named else {one.name for one in partitions if one.is_default}
+    limits = [one.default_time_min or one.max_time_min for one in partitions if one.name in wanted]
+    known = [limit for limit in limits if limit is not None]
+    return max(known) if known and len(known) == len(limits) else None
+
+
 def find(jobs: list[Job], comment: str) -> int | None:
     """The id of the job whose comment begins so; of an array, the array's."""
     ours: Callable[[Job], bool] = lambda job: (job.comment or "").split(" ", 1)[0] == comment  # noqa: E731
@@ -205,5 +236,6 @@ def _comment(marker: str) -> str:
 
 
 def _digest(body: JobBody) -> bytes:
-    """The same job gives the same digest however its JSON was spaced and ordered."""
-    return hashlib.sha256(msgspec.json.encode(body, order="deterministic")).digest()
+    """The same job gives the same digest however its JSON was spaced and ordered, and whether it says the obvious."""
+    same = body if body.hold else msgspec.structs.replace(body, hold=None)
+    return hashlib.sha256(msgspec.json.encode(same, order="deterministic")).digest()

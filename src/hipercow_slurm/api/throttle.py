@@ -77,6 +77,22 @@ class LoginThrottle:
             "too many failed logins", code="too-many-failures", retry_after_s=wait, hint="wait, then try again"
         )
 
+    def charge_address(self, address: str, now: float) -> None:
+        """Take a token from the address's bucket alone, where the user is not known yet.
+
+        Raises:
+            ThrottledError: it is empty (code ``too-many-failures``).
+        """
+        wait = self._addresses.take(network_of(address), now)
+        if wait:
+            raise ThrottledError(
+                "too many failed logins", code="too-many-failures", retry_after_s=wait, hint="wait, then try again"
+            )
+
+    def excuse_address(self, address: str, now: float) -> None:
+        """It was no failed login: the token comes back."""
+        self._addresses.give_back(network_of(address), now)
+
     def undecided(self, principal: str, address: str, now: float) -> None:
         """The password was not judged (KDC down, say): the tokens come back."""
         user, network = self._keys(principal, address)

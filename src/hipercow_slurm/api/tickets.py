@@ -52,6 +52,16 @@ class Tickets:
             await self._cache.add(cred, auth=cred)
             self._answers.pop(uid, None)
 
+    async def remove(self, session: Session) -> bool:
+        """Take the user's ticket out of the cache; False if there was none.
+
+        Raises:
+            UnavailableError: no cache answers. AccessError: the cache refuses.
+        """
+        async with self._lock(session.uid):
+            self._answers.pop(session.uid, None)
+            return await self._cache.remove(session.uid, auth=session.cred)
+
     async def filed(self, session: Session) -> Filed:
         """What the cache holds for the session's user; a silent cache is an answer, not an error."""
         if time.monotonic() < self._silent_until:

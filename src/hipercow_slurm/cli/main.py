@@ -31,6 +31,9 @@ COMMANDS: dict[str, tuple[str, str | None, str]] = {
     "auksd": ("cli.operator:auksd", "server", "Run the credential cache."),
     "agent": ("cli.operator:agent", "agent", "Run the node agent."),
     "upload": ("cli.operator:upload", "agent", "Hand your own ticket to the credential cache."),
+    "doctor": ("cli.doctor:doctor", "agent", "Walk the way of a job's ticket: where does it stop, and why."),
+    "auks": ("cli.auks:auks", "agent", "AUKS' own command line client: the same words, lines and exit status."),
+    "config": ("cli.convert:config", "server", "Turn an auks.conf into TOML, or back."),
     "audit": ("cli.audit:audit", "agent", "Check the audit logs of our programs."),
     "sandbox": ("cli.sandbox:sandbox", "server", "The project's own cluster in a box."),
 }

@@ -79,6 +79,11 @@ def signer(config_path: Path, act: str | None) -> None:
     help="Take over the aukscc_* files of AUKS' CacheDir while no auksd runs, then exit.",
 )
 @click.option(
+    "--rotate-key",
+    is_flag=True,
+    help="Make a new store key, wrap every record with it and retire the old one, auksd running or not; then exit.",
+)
+@click.option(
     "--state",
     metavar="DIR",
     type=click.Path(file_okay=False, path_type=Path),
@@ -88,7 +93,14 @@ def signer(config_path: Path, act: str | None) -> None:
 @click.option("-F", "foreground", is_flag=True, help="Accepted; it always stays in the foreground.")
 @click.option("-v", "verbose", count=True, help="Accepted; every decision is logged.")
 @click.option("-d", "debug", count=True, help="Accepted; every decision is logged.")
-def auksd(config_path: Path, check_config: bool, folder: Path | None, state: Path | None, **_as_auksd: int) -> None:
+def auksd(
+    config_path: Path,
+    check_config: bool,
+    folder: Path | None,
+    rotate_key: bool,
+    state: Path | None,
+    **_as_auksd: int,
+) -> None:
     """Run the credential cache until it is told to stop (TERM)."""
     from hipercow_slurm import daemon
     from hipercow_slurm.auksd import main
@@ -97,6 +109,12 @@ def auksd(config_path: Path, check_config: bool, folder: Path | None, state: Pat
         for warning in main.check(config_path, state=state):
             click.echo(f"warning: {warning}", err=True)
         click.echo(f"{config_path}: good")
+    elif rotate_key:
+        import asyncio
+
+        from hipercow_slurm.auksd import rotation
+
+        asyncio.run(rotation.rotate(config_path, say=click.echo, state=state))
     elif folder is not None:
         import asyncio
 
@@ -121,11 +139,12 @@ def auksd(config_path: Path, check_config: bool, folder: Path | None, state: Pat
     help="Configuration file; its section [cache] says where the credential cache is.",
 )
 @click.option("-q", "--quiet", is_flag=True, help="Say nothing when all is well.")
-def upload(ccache: str | None, config_path: Path, quiet: bool) -> None:
+@click.option("--stamp", "fresh_s", metavar="SECONDS", type=click.IntRange(0, 3600), default=0, hidden=True)
+def upload(ccache: str | None, config_path: Path, quiet: bool, fresh_s: int) -> None:
     """Hand your own Kerberos ticket to the credential cache, so that your jobs have it."""
     from hipercow_slurm.client import upload as uploader
 
-    done = uploader.run(config_path, ccache)
+    done = uploader.run(config_path, ccache, fresh_s=fresh_s)
     if not quiet:
         click.echo(done)
 

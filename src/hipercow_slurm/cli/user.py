@@ -12,7 +12,8 @@ import click
 from hipercow_slurm.cli.common import EXAMPLES, as_json_option, connect, print_json, retrying, when
 from hipercow_slurm.client import profile
 from hipercow_slurm.client.http import Client, checked_url
-from hipercow_slurm.client.models import Validity
+from hipercow_slurm.client.models import Session, Validity
+from hipercow_slurm.client.problems import MustChangeError
 from hipercow_slurm.client.profile import Saved
 from hipercow_slurm.errors import AccessError, ConfigError, CredentialError, Error, RequestError
 
@@ -47,7 +48,12 @@ def login(username: str | None, url: str | None, ca: str | None, password_stdin:
     who = username or settings.username or getpass.getuser()
     password = _password_from_stdin() if password_stdin else _ask(who, where)
     with Client(where, ca=settings.ca, retrying=retrying) as client:
-        session = client.login(who, password)
+        try:
+            session = client.login(who, password)
+        except MustChangeError as error:
+            if password_stdin or not sys.stdin.isatty():
+                raise
+            session = _change(client, error)
     old = _old_token(where)
     profile.save(Saved(where, settings.ca, who, session.principal, session.token))
     if old is not None:
@@ -57,6 +63,19 @@ def login(username: str | None, url: str | None, ca: str | None, password_stdin:
         return
     click.echo(f"logged in at {where} as {session.principal}")
     click.echo(f"your ticket renews itself until {when(session.ticket.renewable_until or session.ticket.valid_until)}")
+
+
+def _change(client: Client, error: MustChangeError) -> Session:
+    """Ask for a new password until the KDC takes it, or does not want to hear another one."""
+    click.echo(f"{error.message}.", err=True)
+    while True:
+        password = click.prompt("New password", hide_input=True, confirmation_prompt="The same again", err=True)
+        try:
+            return client.change_password(error.conversation, password)
+        except RequestError as refused:
+            if refused.code != "password-rejected":
+                raise
+            click.echo(refused.message, err=True)
 
 
 def _password_from_stdin() -> str:

@@ -11,6 +11,7 @@ import os
 from collections.abc import Iterator
 
 from hipercow_slurm.files.nfs4_client import Client, Server
+from hipercow_slurm.files.nfs4_ops import Attributes, Entry
 from hipercow_slurm.values import KrbCred
 
 
@@ -46,3 +47,21 @@ def read_file(
     """
     with memory_ccache(cred) as ccache, Client(server, ccache=ccache, timeout_s=timeout_s) as client:
         return client.read(path, offset=offset, limit=limit)
+
+
+def look_at(server: Server, path: str, cred: KrbCred, *, timeout_s: float = 15.0) -> tuple[Attributes, list[Entry]]:
+    """What ``path`` is, and what is in it if it is a directory. Blocking; errors as ``read_file``."""
+    with memory_ccache(cred) as ccache, Client(server, ccache=ccache, timeout_s=timeout_s) as client:
+        found = client.stat(path)
+        return found, client.listdir(path) if found.type == "directory" else []
+
+
+def write_file(
+    server: Server, path: str, cred: KrbCred, data: bytes, *, mode: int = 0o600, timeout_s: float = 60.0
+) -> int:
+    """Replace the content of ``path`` by ``data``, creating it with ``mode`` if need be; its size now.
+
+    Blocking. On stable storage when it returns; errors as ``read_file``.
+    """
+    with memory_ccache(cred) as ccache, Client(server, ccache=ccache, timeout_s=timeout_s) as client:
+        return client.write(path, data, mode=mode)

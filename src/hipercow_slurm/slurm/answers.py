@@ -87,6 +87,11 @@ def unreadable(what: str) -> Error:
     return InternalError(f"slurmrestd answered {what}", code="slurm-answer")
 
 
+def change_refused(words: str) -> Error:
+    """Slurm does not make this change to the job."""
+    return SchedulerError(f"Slurm refused the change: {words}", code="change-refused")
+
+
 def _rejected(words: str) -> Error:
     return SchedulerError(f"Slurm refused the job: {words}")
 
@@ -129,6 +134,7 @@ AMBIGUOUS = frozenset({-1, 5005})
 UNKNOWN_JOB = frozenset({2002, 2017})  # access denied, invalid job id
 ALREADY_OVER = frozenset({2021, 2085})  # already done, job finished
 HELD = 2042
+UNPARSED = frozenset({9000, 9001})
 
 
 def describe(refusals: Sequence[Refusal]) -> str:
@@ -156,6 +162,17 @@ def submit_error(refusals: Sequence[Refusal], answer: Answer) -> Error:
     if refusals[0].number in BROKEN:
         return submit_unknown(describe(refusals))
     return error_for(refusals, answer)
+
+
+def change_error(refusals: Sequence[Refusal], answer: Answer, job_id: int) -> Error:
+    """Our error for a refused change: of another's job slurmctld says 2010, of a longer time limit 2002."""
+    numbers = {refusal.number for refusal in refusals}
+    if numbers & {2010, 2017}:
+        return no_such_job(job_id)
+    found = error_for(refusals, answer)
+    # What slurmrestd cannot parse it also calls -1, which else means a refused token.
+    service = isinstance(found, UnavailableError | InternalError) and not numbers & UNPARSED
+    return found if service else change_refused(describe(refusals))
 
 
 def plain_error(answer: Answer) -> Error:

@@ -50,6 +50,9 @@ def check(spec: JobSpec) -> None:
         ("nodelist", spec.nodelist, PATH_LIMIT),
         ("dependency", spec.dependency, PATH_LIMIT),
         ("reservation", spec.reservation, TEXT_LIMIT),
+        ("input", spec.input, PATH_LIMIT),
+        ("mail_type", spec.mail_type, TEXT_LIMIT),
+        ("mail_user", spec.mail_user, TEXT_LIMIT),
         ("output", spec.output, PATH_LIMIT),
         ("error", spec.error, PATH_LIMIT),
     ):

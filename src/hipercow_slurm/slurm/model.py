@@ -21,6 +21,7 @@ ENDED: Final = frozenset(
         "OUT_OF_MEMORY",
         "PREEMPTED",
         "TIMEOUT",
+        "UNKNOWN",  # ours: Slurm has forgotten the job
     }
 )
 
@@ -80,14 +81,21 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     open_mode: Literal["append", "truncate"] | None = None
     nice: int | None = None
     priority: int | None = None
+    input: str | None = None
+    mail_type: str | None = None
+    mail_user: str | None = None
 
 
 class JobChange(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What is to change of a job; ``None`` stays as it is. ``hold``: True holds it, False releases it."""
+    """What is to change of a job; ``None`` stays as it is.
+
+    ``hold``: True holds it, False releases it. ``begin_now``: do not wait for a begin time (a requeued job has one,
+    two minutes ahead).
+    """
 
     hold: bool | None = None
+    begin_now: bool | None = None
     time_limit_min: int | None = None
-    name: str | None = None
     nice: int | None = None
 
 

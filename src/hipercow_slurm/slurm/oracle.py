@@ -33,7 +33,12 @@ _Seconds = Annotated[float, msgspec.Meta(gt=0, le=86400)]
 
 
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The ``[oracle]`` table of a configuration file; times in seconds."""
+    """The ``[oracle]`` table of a configuration file; times in seconds.
+
+    Attributes:
+        sees_all: the operator's word that squeue shows this account everyone's jobs in spite of PrivateData (it is a
+            Slurm Operator in slurmdbd, which cannot be read from the configuration).
+    """
 
     command: Annotated[list[str], msgspec.Meta(min_length=1)] = msgspec.field(default_factory=lambda: ["squeue"])
     interval_s: _Seconds = 1.0
@@ -41,6 +46,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     stale_s: Annotated[float, msgspec.Meta(ge=0, le=86400)] = 300.0
     timeout_s: _Seconds = 5.0
     output_bytes: Annotated[int, msgspec.Meta(ge=1024, le=1 << 30)] = 32 << 20
+    sees_all: bool = False
 
 
 @dataclass(frozen=True)
@@ -178,7 +184,7 @@ class JobOracle:
             UnavailableError: scontrol cannot be run or slurmctld does not answer.
         """
         command = self._settings.command
-        if len(command) > 1:  # a wrapper runs squeue as somebody else; that is its point
+        if self._settings.sees_all or len(command) > 1:  # a wrapper runs squeue as somebody else; that is its point
             return None
         argv = [str(Path(command[0]).with_name("scontrol")), "show", "config"]
         text = await self._query(argv, timeout_s=self._settings.timeout_s, limit_bytes=1 << 20)

@@ -23,7 +23,7 @@ import aiohttp
 from hipercow_slurm.errors import ConfigError, Error
 from hipercow_slurm.slurm import answers, v0038
 from hipercow_slurm.slurm.answers import Answer
-from hipercow_slurm.slurm.model import Job, JobSpec, Submitted
+from hipercow_slurm.slurm.model import Job, JobChange, JobSpec, Node, Partition, Submitted
 
 T = TypeVar("T")
 
@@ -59,11 +59,19 @@ class Adapter(Protocol):
     def job_path(self, job_id: int) -> str: ...
     def jobs_path(self) -> str: ...
     def ping_path(self) -> str: ...
+    def signal_path(self, job_id: int, signal: str) -> str: ...
+    def partitions_path(self) -> str: ...
+    def nodes_path(self) -> str: ...
+    def update_body(self, change: JobChange) -> bytes: ...
     def submit_body(self, spec: JobSpec, localname: str) -> bytes: ...
     def read_submitted(self, answer: Answer) -> Submitted: ...
     def read_job(self, answer: Answer, job_id: int, localname: str) -> Job: ...
     def read_jobs(self, answer: Answer, localname: str) -> list[Job]: ...
     def read_cancelled(self, answer: Answer, job_id: int) -> None: ...
+    def read_updated(self, answer: Answer, job_id: int) -> None: ...
+    def read_signalled(self, answer: Answer, job_id: int) -> None: ...
+    def read_partitions(self, answer: Answer) -> list[Partition]: ...
+    def read_nodes(self, answer: Answer) -> list[Node]: ...
     def read_ping(self, answer: Answer) -> None: ...
 
 
@@ -174,6 +182,50 @@ class SlurmRest:
             self._adapter.read_cancelled(answer, job_id)
 
         await self._twice(once)
+
+    async def change(self, who: Who, job_id: int, change: JobChange) -> None:
+        """Change a job that has not ended; making the same change twice does no harm.
+
+        Raises:
+            SchedulerError: ``no-such-job`` (404); ``change-refused`` (422) with Slurm's words.
+        """
+        _possible(job_id)
+        body = self._adapter.update_body(change)
+
+        async def once() -> None:
+            answer = await self._exchange(who, "POST", self._adapter.job_path(job_id), JOB_LIMIT, body=body)
+            self._adapter.read_updated(answer, job_id)
+
+        await self._twice(once)
+
+    async def signal(self, who: Who, job_id: int, signal: str) -> None:
+        """Send ``signal`` (USR1, ...) to the job's steps.
+
+        Raises:
+            SchedulerError: ``no-such-job`` (404), ``change-refused`` (422): it does not run.
+        """
+        _possible(job_id)
+        # Not repeated: a signal is no state that could be reached twice.
+        answer = await self._exchange(who, "DELETE", self._adapter.signal_path(job_id, signal), JOB_LIMIT)
+        self._adapter.read_signalled(answer, job_id)
+
+    async def partitions(self, who: Who) -> list[Partition]:
+        """The partitions ``who`` may see."""
+
+        async def once() -> list[Partition]:
+            answer = await self._exchange(who, "GET", self._adapter.partitions_path(), LIST_LIMIT)
+            return self._adapter.read_partitions(answer)
+
+        return await self._twice(once)
+
+    async def nodes(self, who: Who) -> list[Node]:
+        """The nodes ``who`` may see."""
+
+        async def once() -> list[Node]:
+            answer = await self._exchange(who, "GET", self._adapter.nodes_path(), LIST_LIMIT)
+            return self._adapter.read_nodes(answer)
+
+        return await self._twice(once)
 
     async def ping(self, who: Who) -> None:
         """Raise unless slurmctld answers; needs a token like every other call."""

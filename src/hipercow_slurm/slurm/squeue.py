@@ -128,7 +128,8 @@ def blindness(config_text: str, euid: int) -> str | None:
         return None
     return (
         f"PrivateData={settings['PrivateData'].strip()} hides other users' jobs from uid {euid}: "
-        "make its account a Slurm Operator, or let the oracle's command run squeue as SlurmUser"
+        "make its account a Slurm Operator and set oracle.sees_all = true, "
+        "or let the oracle's command run squeue as SlurmUser"
     )
 
 

@@ -10,11 +10,15 @@ from typing import Any
 
 import msgspec
 
-from hipercow_slurm.errors import Error, ProtocolError
-from hipercow_slurm.slurm import answers, hostlist, outputs
-from hipercow_slurm.slurm.answers import Answer, Refusal
+from hipercow_slurm.errors import Error
+from hipercow_slurm.slurm import answers, outputs
+from hipercow_slurm.slurm.answers import Answer
 from hipercow_slurm.slurm.check import check
-from hipercow_slurm.slurm.model import ENDED, Job, JobSpec, Submitted
+from hipercow_slurm.slurm.model import ENDED, Job, JobChange, JobSpec, Submitted
+from hipercow_slurm.slurm.v0038_cluster import names_of
+from hipercow_slurm.slurm.v0038_cluster import read_nodes as read_nodes
+from hipercow_slurm.slurm.v0038_cluster import read_partitions as read_partitions
+from hipercow_slurm.slurm.v0038_raw import RawBody, RawJob, accepted, body_of, refusals_of
 
 VERSION = "v0.0.38"
 DEFAULT_PATH = "/usr/local/bin:/usr/bin:/bin"
@@ -39,6 +43,32 @@ def jobs_path() -> str:
 def ping_path() -> str:
     """Of GET the controllers' health; needs a token like everything else."""
     return f"/slurm/{VERSION}/ping"
+
+
+def signal_path(job_id: int, signal: str) -> str:
+    """Of DELETE to send a signal."""
+    return f"{job_path(job_id)}?signal={signal}"
+
+
+def partitions_path() -> str:
+    """Of GET all partitions that the user may see."""
+    return f"/slurm/{VERSION}/partitions"
+
+
+def nodes_path() -> str:
+    """Of GET all nodes."""
+    return f"/slurm/{VERSION}/nodes"
+
+
+def update_body(change: JobChange) -> bytes:
+    """The JSON of a change, for POST to ``job_path``. ``hold`` false really releases (measured)."""
+    wanted = {
+        "hold": change.hold,
+        "time_limit": change.time_limit_min,
+        "nice": change.nice,
+        "begin_time": "now" if change.begin_now else None,
+    }
+    return msgspec.json.encode({key: value for key, value in wanted.items() if value is not None})
 
 
 def submit_body(spec: JobSpec, localname: str) -> bytes:
@@ -91,6 +121,9 @@ def submit_body(spec: JobSpec, localname: str) -> bytes:
         "exclusive": spec.exclusive,
         "open_mode": spec.open_mode,
         "nice": spec.nice,
+        "standard_input": spec.input,
+        "mail_type": spec.mail_type,
+        "mail_user": spec.mail_user,
         "priority": None if spec.priority is None else str(spec.priority),
     }
     given = {key: value for key, value in job.items() if value is not None}
@@ -104,16 +137,16 @@ def read_submitted(answer: Answer) -> Submitted:
         Error: refused; ``submit-unknown`` whenever it is not certain that there is no job.
     """
     try:
-        body = _body(answer)
+        body = body_of(answer)
     except Error as error:
         if answer.status == 200:
             raise answers.submit_unknown(error.message) from error
         raise
     if body.job_id:
         message = " ".join((body.job_submit_user_msg or "").split())
-        notes = [answers.describe([refusal]) for refusal in _refusals(body)]
+        notes = [answers.describe([refusal]) for refusal in refusals_of(body)]
         return Submitted(body.job_id, "; ".join([message, *notes] if message else notes) or None)
-    refusals = _refusals(body)
+    refusals = refusals_of(body)
     if refusals:
         raise answers.submit_error(refusals, answer)
     raise answers.submit_unknown(f"HTTP {answer.status} without a job id")
@@ -126,7 +159,7 @@ def read_job(answer: Answer, job_id: int, localname: str) -> Job:
         SchedulerError: ``no-such-job``: unknown, or not ``localname``'s.
         Error: any other refusal.
     """
-    found = _jobs(_accepted(answer, job_id), localname)
+    found = _jobs(accepted(answer, job_id), localname)
     for job in found:
         if job.job_id == job_id:
             return job
@@ -142,7 +175,7 @@ def read_jobs(answer: Answer, localname: str) -> list[Job]:
     Raises:
         Error: refused or not understood.
     """
-    return sorted(_jobs(_accepted(answer, None), localname), key=lambda job: job.job_id)
+    return sorted(_jobs(accepted(answer, None), localname), key=lambda job: job.job_id)
 
 
 def read_cancelled(answer: Answer, job_id: int) -> None:
@@ -152,7 +185,33 @@ def read_cancelled(answer: Answer, job_id: int) -> None:
         SchedulerError: ``no-such-job``: unknown, or another user's (Slurm tells these apart; we do not).
         Error: any other refusal.
     """
-    _accepted(answer, job_id, fine=answers.ALREADY_OVER)
+    accepted(answer, job_id, fine=answers.ALREADY_OVER)
+
+
+def read_updated(answer: Answer, job_id: int) -> None:
+    """Raise unless the change was made.
+
+    Raises:
+        SchedulerError: ``no-such-job``, or ``change-refused`` with Slurm's words.
+        Error: any other refusal.
+    """
+    refusals = refusals_of(body_of(answer))
+    if refusals:
+        raise answers.change_error(refusals, answer, job_id)
+
+
+def read_signalled(answer: Answer, job_id: int) -> None:
+    """Raise unless the signal is on its way.
+
+    Raises:
+        SchedulerError: ``no-such-job``, or ``change-refused``: the job does not run.
+        Error: any other refusal.
+    """
+    refusals = refusals_of(body_of(answer))
+    if refusals and refusals[0].number in answers.UNKNOWN_JOB:
+        raise answers.no_such_job(job_id)
+    if refusals:
+        raise answers.change_error(refusals, answer, job_id)
 
 
 def read_ping(answer: Answer) -> None:
@@ -161,102 +220,19 @@ def read_ping(answer: Answer) -> None:
     Raises:
         Error: refused, or ``scheduler-unreachable``.
     """
-    pings = _accepted(answer, None).pings
+    pings = accepted(answer, None).pings
     if not any(ping.ping == "UP" for ping in pings):
         raise answers.unreachable(", ".join(f"{ping.hostname} is {ping.ping}" for ping in pings) or "none")
 
 
-class _Refusal(msgspec.Struct):
-    """Submissions use ``error_code``, everything else ``error_number``; some entries have only words."""
-
-    error: str | None = None
-    error_code: int | None = None
-    error_number: int | None = None
-    description: str | None = None
-
-
-class _Ping(msgspec.Struct):
-    hostname: str = ""
-    ping: str = ""
-
-
-class _Job(msgspec.Struct):
-    job_id: int
-    job_state: str
-    user_name: str
-    user_id: int
-    name: str | None = None
-    partition: str | None = None
-    state_reason: str | None = None
-    exit_code: int | None = None
-    nodes: str | None = None
-    node_count: int | None = None
-    submit_time: int | None = None
-    start_time: int | None = None
-    end_time: int | None = None
-    time_limit: int | None = None
-    current_working_directory: str | None = None
-    standard_output: str | None = None
-    standard_error: str | None = None
-    comment: str | None = None
-    array_job_id: int | None = None
-    array_task_id: int | None = None
-    batch_host: str | None = None
-    admin_comment: str | None = None
-    system_comment: str | None = None
-    state_description: str | None = None
-
-
-class _Body(msgspec.Struct):
-    errors: list[_Refusal] = []
-    jobs: list[_Job] = []
-    pings: list[_Ping] = []
-    job_id: int | None = None
-    job_submit_user_msg: str | None = None
-
-
-_decoder = msgspec.json.Decoder(_Body)
-
-
-def _body(answer: Answer) -> _Body:
-    if "json" not in answer.content_type:
-        raise answers.plain_error(answer)
-    try:
-        return _decoder.decode(answer.body)
-    except msgspec.DecodeError as error:  # covers broken JSON and unexpected types
-        raise answers.unreadable(f"HTTP {answer.status} with unexpected JSON: {error}") from error
-
-
-def _refusals(body: _Body) -> list[Refusal]:
-    """Those with a number first: the others (0) only comment on them (``Unknown key``, before 9001)."""
-    found = []
-    for entry in body.errors:
-        number = entry.error_code if entry.error_code is not None else entry.error_number
-        # A description beside the words repeats them with the job's id, or says where slurmrestd looked.
-        found.append(Refusal(number or 0, entry.error or entry.description or "?"))
-    return sorted(found, key=lambda refusal: refusal.number == 0)
-
-
-def _accepted(answer: Answer, job_id: int | None, *, fine: frozenset[int] = frozenset()) -> _Body:
-    body = _body(answer)
-    refusals = _refusals(body)
-    if refusals and refusals[0].number not in fine:
-        if job_id is not None and refusals[0].number in answers.UNKNOWN_JOB:
-            raise answers.no_such_job(job_id)
-        raise answers.error_for(refusals, answer)
-    if answer.status != 200 and not refusals:
-        raise answers.unreadable(f"HTTP {answer.status} without a reason")
-    return body
-
-
-def _jobs(body: _Body, localname: str) -> list[Job]:
+def _jobs(body: RawBody, localname: str) -> list[Job]:
     return [_job(raw) for raw in body.jobs if raw.user_name == localname]
 
 
-def _job(raw: _Job) -> Job:
+def _job(raw: RawJob) -> Job:
     ended = raw.job_state in ENDED
     pending = raw.job_state == "PENDING"
-    nodes = () if pending else _nodes(raw.nodes or "")
+    nodes = () if pending else names_of(raw.nodes or "")
     code, signal = _outcome(raw) if ended and nodes else (None, None)
     # For a pending job start and end are slurmctld's guesses (or NO_VAL arithmetic), not facts.
     start = None if pending else raw.start_time or None
@@ -300,14 +276,7 @@ def _job(raw: _Job) -> Job:
     )
 
 
-def _nodes(text: str) -> tuple[str, ...]:
-    try:
-        return tuple(hostlist.expand(text))
-    except ProtocolError as error:
-        raise answers.unreadable(f"with unexpected nodes: {error.message}") from error
-
-
-def _outcome(raw: _Job) -> tuple[int | None, int | None]:
+def _outcome(raw: RawJob) -> tuple[int | None, int | None]:
     """Exit code and signal out of the wait status; neither where the status says nothing about the script."""
     status = raw.exit_code or 0
     code, signal = status >> 8, status & 0x7F
@@ -320,7 +289,7 @@ def _outcome(raw: _Job) -> tuple[int | None, int | None]:
     return code, None
 
 
-def _latest_end(raw: _Job) -> int | None:
+def _latest_end(raw: RawJob) -> int | None:
     if not raw.start_time or not raw.end_time or raw.end_time <= raw.start_time:
         return None
     if raw.time_limit is None and raw.end_time - raw.start_time >= YEAR_S:

@@ -1,0 +1,40 @@
+"""The API's numbers. All names begin with ``hipercow_slurm_api_``; no label value is a caller's to choose."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+_NAME = "hipercow_slurm_api"
+_SECONDS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"})
+WAYS = ("password", "basic", "negotiate", "ticket", "conversation")
+
+
+class ApiMetrics:
+    """What the API counts.
+
+    Attributes:
+        sessions: open in this process now.
+    """
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._requests = Counter(
+            f"{_NAME}_requests", "Requests answered.", ["method", "route", "status"], registry=registry
+        )
+        self._seconds = Histogram(
+            f"{_NAME}_request_seconds", "Time to the end of the answer.", ["route"], buckets=_SECONDS, registry=registry
+        )
+        self._logins = Counter(f"{_NAME}_logins", "Logins, by way and end.", ["way", "result"], registry=registry)
+        self.sessions = Gauge(f"{_NAME}_sessions", "Sessions open in this process.", registry=registry)
+        for way in WAYS:  # a rate needs a zero to begin with
+            self._logins.labels(way, "accepted")
+
+    def request(self, method: str, route: str | None, status: int, seconds: float) -> None:
+        """Count one request; ``route`` is the pattern, not the address, and None for one that is none of ours."""
+        place = route or "none"
+        self._requests.labels(method if method in _METHODS else "other", place, str(status or "none")).inc()
+        self._seconds.labels(place).observe(seconds)
+
+    def login(self, way: str, result: str) -> None:
+        """Count one login: ``accepted``, or the code it was refused with (of which there are few)."""
+        self._logins.labels(way, result).inc()

@@ -1,0 +1,110 @@
+"""What the cluster has, in our words and in hipercow-api's; and jobs that wait for their owner's next login."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from hipercow_slurm.testing.sandbox import Sandbox
+from hipercow_slurm.testing.story import eventually
+from person import Person
+
+pytestmark = pytest.mark.e2e
+
+
+@pytest.fixture(scope="module")
+def alice(sandbox: Sandbox) -> Iterator[Person]:
+    person = Person(sandbox, "alice")
+    yield person
+    person.ask("DELETE", "/v1/sessions/current")
+
+
+def test_partitions_nodes_load_and_limits(alice: Person) -> None:
+    (partition,) = alice.ask("GET", "/v1/partitions").json["partitions"]
+    assert (partition["name"], partition["is_default"], partition["nodes"]) == ("main", True, ["c1", "c2"])
+    assert partition["max_time_min"] is None and partition["total_cpus"] == 8
+    nodes = alice.ask("GET", "/v1/nodes").json["nodes"]
+    assert [(node["name"], node["cpus"], node["memory_mb"], node["online"]) for node in nodes] == [
+        ("c1", 4, 8000, True),
+        ("c2", 4, 8000, True),
+    ]
+    cluster = alice.ask("GET", "/v1/cluster").json
+    assert cluster["cpus"]["total"] == cluster["cpus"]["usable"] == 8 and cluster["limits"]["time_min"] is None
+    assert cluster["limits"]["script_bytes"] == 3 * 2**20 and cluster["partitions"] == ["main"]
+
+
+def test_hipercow_apis_clients_get_what_they_know(sandbox: Sandbox, alice: Person) -> None:
+    anonymous = {"Authorization": ""}
+    alice.ask("GET", "/v1/cluster")
+    assert alice.ask("GET", "/api/v1/Clusters", headers=anonymous).json == ["sandbox"]
+    info = alice.ask("GET", "/api/v1/clusters/sandbox", headers=anonymous)
+    assert info.json == {
+        "name": "sandbox",
+        "maxRam": 8,
+        "maxCores": 4,
+        "nodes": ["c1", "c2"],
+        "queues": ["main"],
+        "defaultQueue": "main",
+    }
+    load = alice.ask("GET", "/api/v1/ClusterLoad/sandbox", headers=anonymous).json
+    assert (
+        load["name"] == "sandbox"
+        and [set(row) for row in load["nodeLoads"]] == [{"name", "coresInUse", "nodeCores", "state"}] * 2
+    )
+    assert {(row["nodeCores"], row["state"]) for row in load["nodeLoads"]} == {(4, "Online")}
+    for path in ("Clusters/Sandbox", "ClusterLoad/nosuch", "Nothing"):
+        missing = alice.ask("GET", f"/api/v1/{path}", headers=anonymous)
+        assert missing.status == 404 and set(missing.json) == {"type", "title", "status", "traceId"}, missing
+
+
+def test_hipercow_apis_login_and_job_list(sandbox: Sandbox, alice: Person) -> None:
+    none = {"Authorization": ""}
+    wrong = alice.ask("POST", "/api/v1/Auth/login", headers=none, json={"username": "alice", "password": "wrong"})
+    assert (wrong.status, wrong.text) == (401, "Failed to login"), wrong
+    right = {"username": "alice", "password": sandbox.passwords["alice"]}
+    token = alice.ask("POST", "/api/v1/Auth/login", headers=none, json=right)
+    assert token.status == 200 and token.headers["content-type"].startswith("text/plain"), token
+    bearer = {"Authorization": f"Bearer {token.text}"}
+    assert alice.ask("GET", "/api/v1/ClusterAccess", headers=bearer).text == "sandbox"
+    job_id = alice.submit("true\n", hold=True, name="listed").json["job_id"]
+    form = {"cluster": "sandbox", "user": "alice", "state": "Queued", "maxRows": "9999"}
+    rows = alice.ask("POST", "/api/v1/JobList", headers=bearer, data=form).json
+    alice.ask("DELETE", f"/v1/jobs/{job_id}")
+    assert rows["name"] == "sandbox" and {"id": str(job_id), "state": "Queued", "jobName": "listed"} in rows["jobs"]
+    bad = alice.ask("POST", "/api/v1/JobList", headers={"Authorization": "Bearer nonsense"}, data=form)
+    assert (bad.status, bad.text) == (401, "Invalid JWT token."), bad
+    missing = alice.ask("POST", "/api/v1/JobList", headers=none, data=form)
+    assert (missing.status, missing.text) == (401, "Missing or invalid Authorization header."), missing
+    alice.ask("DELETE", "/v1/sessions/current", headers=bearer)
+
+
+def test_a_job_put_back_for_want_of_a_ticket_is_released_by_its_owners_next_login(
+    sandbox: Sandbox, alice: Person
+) -> None:
+    """As the node's agent leaves a job: put back, held as its owner's, with the marker in both comments."""
+    other = alice.submit("true\n", hold=True).json["job_id"]
+    job_id = alice.submit("sleep 60\n").json["job_id"]
+    eventually("it runs", lambda: alice.ask("GET", f"/v1/jobs/{job_id}").json["state"] == "RUNNING", within_s=15)
+    reason = "hipercow-slurm: no ticket: log in again"
+    for act in (
+        ["requeuehold", str(job_id)],
+        ["update", f"JobId={job_id}", f"Comment=mine | {reason}", f"AdminComment={reason}"],
+        ["uhold", str(job_id)],
+    ):
+        assert sandbox.run("head", ["scontrol", *act]).returncode == 0
+    waiting = alice.ask("GET", f"/v1/jobs/{job_id}").json
+    assert waiting["held_for_ticket"] is True and "log in again" in waiting["credential"]["sentence"], waiting
+    again = Person(sandbox, "alice")
+
+    def released() -> dict[str, Any] | None:
+        job = again.ask("GET", f"/v1/jobs/{job_id}").json
+        return job if job["state"] == "RUNNING" else None
+
+    job = eventually("the job runs", released, within_s=15)
+    untouched = again.ask("GET", f"/v1/jobs/{other}").json
+    again.ask("DELETE", f"/v1/jobs?job_id={job_id},{other}")
+    again.ask("DELETE", "/v1/sessions/current")
+    assert "held_for_ticket" not in job, job
+    assert untouched["reason"] == "JobHeldUser", "a job its owner holds stays held"

@@ -1,0 +1,130 @@
+"""Output live, and files up and down, read and written on the Kerberized share as the user."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from hipercow_slurm.testing.sandbox import Sandbox
+from person import Answer, Person
+
+pytestmark = pytest.mark.e2e
+OCTETS = {"Content-Type": "application/octet-stream"}
+
+
+@pytest.fixture(scope="module")
+def alice(sandbox: Sandbox) -> Iterator[Person]:
+    person = Person(sandbox, "alice")
+    yield person
+    person.ask("DELETE", "/v1/sessions/current")
+
+
+def events(answer: Answer) -> list[tuple[str, int | None, Any]]:
+    """(event, id, data) of a whole stream."""
+    assert answer.status == 200 and answer.headers["content-type"].startswith("text/event-stream"), answer
+    found = []
+    for block in answer.text.strip().split("\n\n"):
+        fields = dict(line.split(": ", 1) for line in block.splitlines() if not line.startswith(":"))
+        if fields:
+            number = int(fields["id"]) if "id" in fields else None
+            found.append((fields["event"], number, json.loads(fields["data"])))
+    return found
+
+
+def test_output_is_followed_live_and_a_broken_stream_goes_on_where_it_was(alice: Person) -> None:
+    job_id = alice.submit("for i in 1 2 3; do echo \"line $i é\"; sleep 2; done; printf '\\xff'; exit 3\n").json[
+        "job_id"
+    ]
+    seen = events(alice.ask("GET", f"/v1/jobs/{job_id}/output/events"))
+    kinds = [kind for kind, _, _ in seen]
+    states = [data["state"] for kind, _, data in seen if kind == "state"]
+    assert states[-1] == "FAILED" and "RUNNING" in states, seen
+    text = "".join(data["text"] for kind, _, data in seen if kind == "output")
+    assert text == "line 1 é\nline 2 é\nline 3 é\n\N{REPLACEMENT CHARACTER}", seen
+    first = next(index for index, event in enumerate(seen) if event[0] == "output")
+    failed = next(index for index, event in enumerate(seen) if event[2] == {"state": "FAILED"})
+    assert kinds[-1] == "end" and seen[-1][2]["exit_code"] == 3, seen
+    assert first < failed and kinds.count("output") >= 2, f"not live: {seen}"
+
+    after_first = seen[first][1]
+    again = events(
+        alice.ask(
+            "GET",
+            f"/v1/jobs/{job_id}/output?encoding=base64",
+            headers={"Accept": "text/event-stream", "Last-Event-ID": str(after_first)},
+        )
+    )
+    exact = b"".join(base64.b64decode(data["base64"]) for kind, _, data in again if kind == "output")
+    whole = "line 1 é\nline 2 é\nline 3 é\n".encode() + b"\xff"
+    assert exact == whole[after_first:], again
+
+
+def test_a_stream_of_anothers_job_is_refused(sandbox: Sandbox, alice: Person) -> None:
+    job_id = alice.submit("true\n", hold=True).json["job_id"]
+    bob = Person(sandbox, "bob")
+    refused = bob.ask("GET", f"/v1/jobs/{job_id}/output/events")
+    bob.ask("DELETE", "/v1/sessions/current")
+    alice.ask("DELETE", f"/v1/jobs/{job_id}")
+    assert (refused.status, refused.json["code"]) == (404, "no-such-job"), refused
+
+
+def test_a_file_goes_up_is_listed_and_comes_down_as_alices(sandbox: Sandbox, alice: Person) -> None:
+    path = "/home/alice/up load.txt"
+    put = alice.ask(
+        "PUT", "/v1/files", params={"path": path, "mode": "0640"}, headers=OCTETS, content="first\nsecond\n"
+    )
+    assert (put.status, put.json) == (200, {"path": path, "size": 13}), put
+    shorter = alice.ask("PUT", "/v1/files", params={"path": path}, headers=OCTETS, content="once\nmore\n")
+    assert shorter.json["size"] == 10, shorter
+    whole = alice.ask("GET", "/v1/files", params={"path": path})
+    assert (whole.status, whole.text) == (200, "once\nmore\n"), whole
+    part = alice.ask("GET", "/v1/files", params={"path": path}, headers={"Range": "bytes=-5"})
+    assert (part.status, part.text, part.headers["content-range"]) == (206, "more\n", "bytes 5-9/10"), part
+    beyond = alice.ask("GET", "/v1/files", params={"path": path}, headers={"Range": "bytes=99-"})
+    assert (beyond.status, beyond.headers["content-range"]) == (416, "bytes */10"), beyond
+    listed = alice.ask("GET", "/v1/files", params={"path": "/home/alice"}).json
+    entry = next(row for row in listed["entries"] if row["name"] == "up load.txt")
+    assert (entry["type"], entry["size"], entry["mode"]) == ("file", 10, "0640"), listed
+    job_id = alice.submit(f"stat -c '%U %a' '{path}'\nrm '{path}'\n").json["job_id"]
+    assert alice.ended(job_id)["state"] == "COMPLETED"
+    assert alice.ask("GET", f"/v1/jobs/{job_id}/output").text.splitlines()[-1] == "alice 640"
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "code"),
+    [
+        ("/home/bob/x", 403, "access-denied"),
+        ("/home/alice/../bob/x", 400, "bad-path"),
+        ("/home/alice/x\0y", 400, "bad-path"),
+        ("relative", 400, "bad-path"),
+        ("/etc/passwd", 404, "output-elsewhere"),
+        ("/home/alice/nosuch", 404, "no-such-file"),
+        ("/home/alice/" + "n" * 300, 400, "bad-path"),
+        ("", 400, "bad-path"),
+    ],
+)
+def test_paths_that_lead_elsewhere_are_refused(alice: Person, path: str, status: int, code: str) -> None:
+    answer = alice.ask("GET", "/v1/files", params={"path": path})
+    assert (answer.status, answer.json["code"]) == (status, code), answer
+
+
+def test_links_are_not_followed_and_others_homes_not_written(alice: Person) -> None:
+    job_id = alice.submit("ln -sfn /home/bob lnk\n").json["job_id"]
+    alice.ended(job_id)
+    for params in ({"path": "/home/alice/lnk/x"}, {"path": "/home/alice/lnk"}):
+        assert alice.ask("GET", "/v1/files", params=params).status >= 400
+    assert (
+        alice.ask("PUT", "/v1/files", params={"path": "/home/alice/lnk/x"}, headers=OCTETS, content="x").status >= 400
+    )
+    refused = alice.ask("PUT", "/v1/files", params={"path": "/home/bob/x"}, headers=OCTETS, content="x")
+    assert (refused.status, refused.json["code"]) == (403, "access-denied"), refused
+    badmode = alice.ask(
+        "PUT", "/v1/files", params={"path": "/home/alice/m", "mode": "4755"}, headers=OCTETS, content="x"
+    )
+    assert badmode.status == 400, badmode
+    as_json = alice.ask("PUT", "/v1/files", params={"path": "/home/alice/m"}, json={})
+    assert as_json.status == 415, as_json

@@ -1,0 +1,208 @@
+"""Agent and plugin in a real Slurm: what users and operators see of them beyond the plain story."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from hipercow_slurm.testing.sandbox import Sandbox
+from hipercow_slurm.testing.story import LoginNode, Operator, eventually
+
+pytestmark = pytest.mark.e2e
+
+BOB = 5002
+AGENT_TOML = "/etc/hipercow-slurm/agent.toml"
+MARKER = "hipercow-slurm: no ticket"
+
+
+@contextmanager
+def agent_with(sandbox: Sandbox, node: str, settings: str) -> Iterator[None]:
+    """The node's agent with lines of its own in section [agent], then as it was."""
+    before = sandbox.read(node, AGENT_TOML)
+    service = sandbox.service(f"agent@{node}")
+    sandbox.run(node, ["tee", AGENT_TOML], input=before.replace("[agent]\n", f"[agent]\n{settings}\n"))
+    service.restart()
+    try:
+        yield
+    finally:
+        sandbox.run(node, ["tee", AGENT_TOML], input=before)
+        service.restart()
+
+
+@pytest.fixture
+def operator(sandbox: Sandbox) -> Operator:
+    return Operator(sandbox)
+
+
+@pytest.fixture
+def bob(sandbox: Sandbox, operator: Operator) -> Iterator[LoginNode]:
+    """bob at the login node, with a ticket nowhere."""
+    person = LoginNode(sandbox, "bob")
+    sandbox.run("login", ["kdestroy", "-q"], user="bob", check=False)
+    remove(sandbox, BOB)
+    yield person
+    sandbox.run("login", ["kdestroy", "-q"], user="bob", check=False)
+    sandbox.run("head", ["scancel", "-u", "bob"])
+
+
+def remove(sandbox: Sandbox, uid: int) -> None:
+    """The cache forgets a user, by the operator's word."""
+    program = (
+        "import sys; from hipercow_slurm.krb5 import creds; "
+        "from hipercow_slurm.client.auks_blocking import BlockingAuksClient; "
+        "from hipercow_slurm.client.upload import Server; "
+        "from hipercow_slurm.errors import Error\n"
+        "host = creds.keytab_tgt('host/head.sandbox.test', '/etc/krb5.keytab')\n"
+        "client = BlockingAuksClient([Server('head.sandbox.test', 'auks/head.sandbox.test@SANDBOX.TEST')])\n"
+        "found = [one for one in client.dump(auth=host) if one.uid == int(sys.argv[1])]\n"
+        "found and client.remove(int(sys.argv[1]), auth=host)\n"
+    )
+    sandbox.run("head", ["hipercow-python", "-c", program, str(uid)])
+
+
+def show(sandbox: Sandbox, job_id: str, form: str) -> list[str]:
+    out = sandbox.run("login", ["squeue", "-h", "-j", job_id, "-o", form], user="bob").stdout
+    return [line for line in out.splitlines() if line]
+
+
+def held(sandbox: Sandbox, job_id: str) -> list[str]:
+    """Wait until every part of the job is back in the queue; what its owner reads there."""
+
+    def probe() -> list[str] | None:
+        rows = show(sandbox, job_id, "%T %r %k")
+        return rows if rows and all(row.startswith("PENDING ") and MARKER in row for row in rows) else None
+
+    return eventually(f"job {job_id} held", probe, within_s=20)
+
+
+def nodes_are_fine(sandbox: Sandbox) -> None:
+    states = sandbox.run("head", ["sinfo", "-h", "-N", "-o", "%n %T %E"]).stdout
+    assert "drain" not in states.lower() and "down" not in states.lower(), states
+
+
+def test_require_puts_the_job_back_and_its_owner_lets_it_go(
+    sandbox: Sandbox, operator: Operator, bob: LoginNode
+) -> None:
+    with agent_with(sandbox, "c2", 'policy = "require"'):
+        script = "#!/bin/bash\necho RAN; klist -s && echo TICKET\n"
+        job_id = bob.sbatch(script, "-w", "c2", "-o", "/tmp/req-%j", "--comment", "mine")
+        array = bob.sbatch("#!/bin/bash\ntrue\n", "-w", "c2", "--array=1-2", "-o", "/dev/null")
+        (row,) = held(sandbox, str(job_id))
+        assert "mine | " in row and f"scontrol release {job_id}" in row and "held" in row, row
+        assert len(held(sandbox, str(array))) == 2
+        nodes_are_fine(sandbox)
+        ran = sandbox.run("c2", ["cat", f"/tmp/req-{job_id}"], check=False)
+        assert "RAN" not in ran.stdout, "the script ran without a ticket"
+        bob.kinit()
+        bob.do("hipercow-slurm", "upload")
+        bob.do("scontrol", "release", str(job_id))  # the owner may: it is the owner's own hold
+        sandbox.run("head", ["scontrol", "update", f"JobId={job_id}", "StartTime=now"])  # else after Slurm's 2 min
+        job = operator.job_ended(job_id, within_s=30)
+        assert job["JobState"] == "COMPLETED", job
+        assert "TICKET" in sandbox.run("c2", ["cat", f"/tmp/req-{job_id}"]).stdout
+
+
+def test_require_refuses_what_cannot_be_put_back(sandbox: Sandbox, operator: Operator, bob: LoginNode) -> None:
+    with agent_with(sandbox, "c2", 'policy = "require"'):
+        refused = sandbox.run("login", ["srun", "-w", "c2", "echo", "RAN"], user="bob", check=False)
+        assert refused.returncode != 0 and "RAN" not in refused.stdout, refused
+        assert "needs a Kerberos ticket" in refused.stdout + refused.stderr, refused
+        job_id = bob.sbatch("#!/bin/bash\necho RAN\n", "-w", "c2", "--no-requeue", "-o", "/tmp/req-%j")
+        job = operator.job_ended(job_id, within_s=30)
+        assert job["JobState"] == "FAILED", job
+        assert "RAN" not in sandbox.run("c2", ["cat", f"/tmp/req-{job_id}"]).stdout
+        nodes_are_fine(sandbox)
+
+
+def test_who_wants_no_ticket_gets_none_and_no_policy(sandbox: Sandbox, bob: LoginNode) -> None:
+    with agent_with(sandbox, "c2", 'policy = "require"'):
+        script = 'echo "ccache=$KRB5CCNAME auks=$SLURM_SPANK_AUKS"'
+        by_option = bob.do("srun", "-w", "c2", "--auks=no", "bash", "-c", script)
+        assert by_option.strip() == "ccache= auks=no", by_option
+        wrong = sandbox.run("login", ["srun", "--auks=maybe", "true"], user="bob", check=False)
+        assert wrong.returncode != 0 and "yes, no or done" in wrong.stderr, wrong
+
+
+@pytest.fixture
+def alice(sandbox: Sandbox) -> Iterator[LoginNode]:
+    """alice at the login node with a ticket."""
+    person = LoginNode(sandbox, "alice")
+    person.kinit()
+    yield person
+    sandbox.run("head", ["scancel", "-u", "alice"])
+
+
+LOOK = "klist -s && echo good $KRB5CCNAME || echo NONE"
+
+
+def clean(operator: Operator, node: str) -> None:
+    eventually(f"no ccache left on {node}", lambda: not operator.leftovers(node), within_s=30)
+
+
+def test_every_kind_of_interactive_job(sandbox: Sandbox, operator: Operator, alice: LoginNode) -> None:
+    """srun alone, on several nodes, a heterogeneous one, steps of an salloc: each task sees its job's own ticket."""
+    kinds = {
+        "srun": (1, ["srun", "bash", "-c", LOOK]),
+        "two nodes": (2, ["srun", "-N2", "bash", "-c", LOOK]),
+        "heterogeneous": (2, ["srun", "-n1", ":", "-n1", "bash", "-c", LOOK]),
+        "salloc": (2, ["salloc", "-Q", "-N2", "srun", "bash", "-c", LOOK]),
+    }
+    kinds["heterogeneous"] = (2, ["srun", "-n1", "bash", "-c", LOOK, ":", "-n1", "bash", "-c", LOOK])
+    for kind, (tasks, command) in kinds.items():
+        lines = [line for line in alice.do(*command).splitlines() if line.startswith(("good", "NONE"))]
+        assert len(lines) == tasks, f"{kind}: {lines}"
+        assert all(line.startswith("good FILE:/tmp/krb5cc_5001_") for line in lines), f"{kind}: {lines}"
+    for node in ("c1", "c2"):
+        clean(operator, node)
+
+
+def test_every_kind_of_batch_job(sandbox: Sandbox, operator: Operator, alice: LoginNode) -> None:
+    """A script and its steps on two nodes, an array, a requeued and a suspended job."""
+    script = f"#!/bin/bash\n({LOOK}; srun bash -c '{LOOK}') > /tmp/kind-$SLURM_JOB_ID 2>&1\n"
+    plain = alice.sbatch(script, "-N2", "-w", "c[1-2]", "-o", "/dev/null")
+    array = alice.sbatch(script, "--array=1-2", "-w", "c1", "-o", "/dev/null")
+    long = f'#!/bin/bash\n({LOOK}) >> /tmp/kind-$SLURM_JOB_ID\n[ -n "$SLURM_RESTART_COUNT" ] || sleep 30\n'
+    again = alice.sbatch(long, "-w", "c2", "-o", "/dev/null")
+    operator.job_runs(again)
+    sandbox.run("head", ["scontrol", "suspend", str(again)])
+    sandbox.run("head", ["scontrol", "resume", str(again)])
+    assert operator.installed("c2", 5001, again)["mode"] == "0600"
+    sandbox.run("head", ["scontrol", "requeue", str(again)])
+    eventually("requeued", lambda: operator.job(again)["JobState"] == "PENDING", within_s=20)
+    sandbox.run("head", ["scontrol", "update", f"JobId={again}", "StartTime=now"])
+    for job_id in (plain, array, again):
+        eventually(f"end of {job_id}", lambda i=job_id: not show(sandbox, str(i), "%T"), within_s=40)
+    found = sandbox.run("c1", ["bash", "-c", "cat /tmp/kind-*"]).stdout.splitlines()
+    assert len(found) == 3 + 2 * 2 and all(line.startswith("good FILE:/tmp/krb5cc_5001_") for line in found), found
+    twice = sandbox.read("c2", f"/tmp/kind-{again}").splitlines()
+    assert twice == [f"good FILE:/tmp/krb5cc_5001_{again}"] * 2, twice
+    for node in ("c1", "c2"):
+        clean(operator, node)
+
+
+def test_slurmstepd_killed_leaves_nothing(sandbox: Sandbox, operator: Operator, alice: LoginNode) -> None:
+    waiting = sandbox.popen("login", ["srun", "-w", "c2", "sleep", "60"], user="alice")
+    eventually("a ccache", lambda: operator.leftovers("c2"), within_s=15)
+    sandbox.run("c2", ["pkill", "-9", "-f", "^slurmstepd: "])
+    waiting.kill()
+    sandbox.run("head", ["scancel", "-u", "alice"])
+    clean(operator, "c2")
+
+
+def test_helper_runs_in_a_job_before_its_script(sandbox: Sandbox, alice: LoginNode) -> None:
+    helper = '#!/bin/sh\necho "$(id -un) $HIPERCOW_SLURM_EVENT $KRB5CCNAME" > /tmp/helped-$SLURM_JOB_ID\n'
+    sandbox.run("c2", ["tee", "/tmp/hcs-helper"], input=helper)
+    sandbox.run("c2", ["chmod", "755", "/tmp/hcs-helper"])
+    with agent_with(sandbox, "c2", 'helper = "/tmp/hcs-helper"'):
+        said = alice.do("srun", "-w", "c2", "bash", "-c", "cat /tmp/helped-$SLURM_JOB_ID; echo $KRB5CCNAME").split()
+    assert said[:2] == ["alice", "installed"] and said[2] == said[3], said
+
+
+def test_doctor_walks_a_real_job(sandbox: Sandbox, operator: Operator, alice: LoginNode) -> None:
+    job_id = alice.sbatch("#!/bin/bash\nsleep 60\n", "-w", "c2", "-o", "/dev/null")
+    operator.job_runs(job_id)
+    operator.installed("c2", 5001, job_id)
+    said = sandbox.run("c2", ["hipercow-slurm", "doctor", str(job_id)], check=False)
+    assert said.returncode == 0 and "alice@SANDBOX.TEST" in said.stdout and "BAD" not in said.stdout, said
