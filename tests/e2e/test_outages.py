@@ -71,10 +71,11 @@ def test_job_that_ends_while_the_agent_is_down_leaves_nothing(
 
 
 def test_signer_down_is_said_and_leaves_no_job(sandbox: Sandbox, operator: Operator) -> None:
+    """The signer goes before the login: a login fetches a Slurm token in the background, good for a submission."""
     laptop = Laptop(sandbox, "bob")
-    laptop.login()
     sandbox.service("signer").stop()
     try:
+        laptop.login()
         refused = laptop.attempt("submit", "--json", "--wrap", "true")
     finally:
         sandbox.service("signer").start()

@@ -237,11 +237,13 @@ def test_a_server_that_starts_late_is_waited_for() -> None:
     with socket.create_server(("127.0.0.1", 0)) as place:
         port = place.getsockname()[1]
     started: list[FakeApi] = []
-    threading.Timer(0.4, lambda: started.append(FakeApi(port=port))).start()
+    starting = threading.Timer(0.4, lambda: started.append(FakeApi(port=port)))
+    starting.start()
     told: list[str] = []
     url = f"http://127.0.0.1:{port}"
     with Client(url, patience_s=10, retrying=lambda error, pause: told.append(error.code)) as client:
         assert client.login("alice", PASSWORD).localname == "alice"
+    starting.join(10)  # the API answers before its constructor has returned
     started[0].close()
     assert told and set(told) == {"api-unreachable"}
 

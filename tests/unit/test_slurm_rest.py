@@ -1,7 +1,7 @@
 """The slurmrestd client against a peer that fails in every way a network can: what may be called what.
 
 The peer is a real unix socket server that plays answers recorded from a real slurmrestd; the real one itself is
-met in tests/e2e/test_slurm_rest.py.
+met in tests/e2e/test_slurmrestd.py.
 """
 
 from __future__ import annotations

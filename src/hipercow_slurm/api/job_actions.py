@@ -25,6 +25,7 @@ from hipercow_slurm.slurm.scontrol import Scontrol
 
 T = TypeVar("T")
 SIGNALS = frozenset("HUP INT QUIT ABRT KILL ALRM TERM USR1 USR2 URG CONT STOP TSTP TTIN TTOU".split())  # noqa: SIM905
+_LOOK_AGAIN_S = (3.0, 9.0)
 _KEY_ROOM = 120  # the item's number follows the key, and all of it has 128 characters
 
 
@@ -46,6 +47,9 @@ class JobActions:
         self._scontrol = scontrol
         self._tokens = tokens
         self._history = history
+        # principal -> whether another login asked while a release was under way: a burst of logins lists jobs twice,
+        # not once each, and a job held in the meantime is still found.
+        self._releasing: dict[str, bool] = {}
 
     async def change(self, session: Session, job_id: int, change: JobChange) -> schemas.JobAnswer:
         """Make ``change`` and show the job.
@@ -104,16 +108,37 @@ class JobActions:
 
     async def release_waiting(self, session: Session) -> None:
         """After a login: release the jobs that were put back for want of a ticket. Never raises our errors."""
+        if session.principal in self._releasing:
+            self._releasing[session.principal] = True
+            return
+        again = True
+        while again:
+            self._releasing[session.principal] = False
+            try:
+                await self._release_once(session)
+            finally:
+                again = self._releasing.pop(session.principal)
+
+    async def _release_once(self, session: Session) -> None:
+        # A job that is still ending on its node takes its hold anew when it comes back into the queue: look again.
+        for pause in (0.0, *_LOOK_AGAIN_S):
+            await asyncio.sleep(pause)
+            if not await self._release_those_waiting(session):
+                return
+
+    async def _release_those_waiting(self, session: Session) -> bool:
+        """Release what waits now; whether anything did."""
         try:
             waiting = [job for job in await self._jobs.mine(session) if waits_for_ticket(job, self._conf.held_marker)]
         except Error as error:
             log.get().warning("jobs.not-released", principal=session.principal, code=error.code, why=error.message)
-            return
+            return False
         for job in waiting:
             try:
                 await self.change(session, job.job_id, JobChange(hold=False, begin_now=True))
             except Error as error:
                 log.get().warning("job.not-released", job_id=job.job_id, code=error.code, why=error.message)
+        return bool(waiting)
 
     def _bound(self, number: int) -> None:
         if not 1 <= number <= self._conf.bulk:
