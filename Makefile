@@ -9,7 +9,7 @@ setup:
 demo: setup
 	@$(PYTHON) -m hipercow_slurm sandbox demo
 
-# Two at a time: the sandbox's tests mostly wait for tickets to expire, the others mostly compute.
+# Two at a time: the tests on a sandbox mostly wait for tickets to expire, the others mostly compute.
 test: setup lint
 	$(PYTHON) -m pytest -n 2 --dist loadgroup
 

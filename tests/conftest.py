@@ -42,8 +42,12 @@ def _version(command: list[str]) -> str:
     return lines[0] if done.returncode == 0 and lines else f"MISSING ({command[0]} exit {done.returncode})"
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests of the shared sandbox run in one worker, one after the other; all others wherever there is room."""
+    """Of the tests that use a sandbox a file is the unit: its tests stay in one worker, and in that worker's sandbox.
+
+    First of all hooks, because pytest-xdist reads the marks in its own.
+    """
     for item in items:
         if "sandbox" in getattr(item, "fixturenames", ()):
-            item.add_marker(pytest.mark.xdist_group("sandbox"))
+            item.add_marker(pytest.mark.xdist_group(item.path.name))

@@ -185,7 +185,12 @@ def test_every_kind_of_batch_job(sandbox: Sandbox, operator: Operator, alice: Lo
 def test_slurmstepd_killed_leaves_nothing(sandbox: Sandbox, operator: Operator, alice: LoginNode) -> None:
     waiting = sandbox.popen("login", ["srun", "-w", "c2", "sleep", "60"], user="alice")
     eventually("a ccache", lambda: operator.leftovers("c2"), within_s=15)
-    sandbox.run("c2", ["pkill", "-9", "-f", "^slurmstepd: "])
+    # The ticket is there before the step: Slurm's prolog comes first.
+    eventually(
+        "a slurmstepd to kill",
+        lambda: sandbox.run("c2", ["pkill", "-9", "-f", "^slurmstepd: "], check=False).returncode == 0,
+        within_s=15,
+    )
     waiting.kill()
     sandbox.run("head", ["scancel", "-u", "alice"])
     clean(operator, "c2")
