@@ -102,7 +102,7 @@ def test_a_job_put_back_for_want_of_a_ticket_is_released_by_its_owners_next_logi
         job = again.ask("GET", f"/v1/jobs/{job_id}").json
         return job if job["state"] == "RUNNING" else None
 
-    job = eventually("the job runs", released, within_s=15)
+    job = eventually("the job runs", released, within_s=40)
     untouched = again.ask("GET", f"/v1/jobs/{other}").json
     again.ask("DELETE", f"/v1/jobs?job_id={job_id},{other}")
     again.ask("DELETE", "/v1/sessions/current")

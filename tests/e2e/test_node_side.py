@@ -98,7 +98,7 @@ def test_require_puts_the_job_back_and_its_owner_lets_it_go(
         bob.kinit()
         bob.do("hipercow-slurm", "upload")
         bob.do("scontrol", "release", str(job_id))  # the owner may: it is the owner's own hold
-        sandbox.run("head", ["scontrol", "update", f"JobId={job_id}", "StartTime=now"])  # else after Slurm's 2 min
+        sandbox.run("head", ["scontrol", "update", f"JobId={job_id}", "StartTime=now+5"])  # else after Slurm's 2 min
         job = operator.job_ended(job_id, within_s=30)
         assert job["JobState"] == "COMPLETED", job
         assert "TICKET" in sandbox.run("c2", ["cat", f"/tmp/req-{job_id}"]).stdout

@@ -385,7 +385,7 @@ def test_the_rarer_fields_of_a_submission() -> None:
 @pytest.mark.parametrize(
     ("change", "sent"),
     [
-        (JobChange(hold=False, begin_now=True), {"hold": False, "begin_time": "now"}),
+        (JobChange(hold=False, begin_now=True), {"hold": False, "begin_time": "now+5"}),
         (JobChange(time_limit_min=5, nice=0), {"time_limit": 5, "nice": 0}),
     ],
 )

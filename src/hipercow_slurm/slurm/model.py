@@ -89,8 +89,8 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 class JobChange(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What is to change of a job; ``None`` stays as it is.
 
-    ``hold``: True holds it, False releases it. ``begin_now``: do not wait for a begin time (a requeued job has one,
-    two minutes ahead).
+    ``hold``: True holds it, False releases it. ``begin_now``: in a few seconds, do not wait for a begin time (a
+    requeued job has one, two minutes ahead).
     """
 
     hold: bool | None = None

@@ -24,6 +24,10 @@ VERSION = "v0.0.38"
 DEFAULT_PATH = "/usr/local/bin:/usr/bin:/bin"
 YEAR_S = 365 * 24 * 3600  # slurmctld's end_time for a job without limit is its start plus this
 
+# Not at once: slurmd has just revoked the requeued job's credential, and kills what starts again in the same second
+# ("Job credential revoked"). Slurm's own delay for the same reason is two minutes.
+_SOON = "now+5"
+
 
 def submit_path() -> str:
     """Of POST ``submit_body``."""
@@ -66,7 +70,7 @@ def update_body(change: JobChange) -> bytes:
         "hold": change.hold,
         "time_limit": change.time_limit_min,
         "nice": change.nice,
-        "begin_time": "now" if change.begin_now else None,
+        "begin_time": _SOON if change.begin_now else None,
     }
     return msgspec.json.encode({key: value for key, value in wanted.items() if value is not None})
 
