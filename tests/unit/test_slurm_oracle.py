@@ -12,7 +12,7 @@ import pytest
 
 from hipercow_slurm.errors import UnavailableError
 from hipercow_slurm.slurm import squeue
-from hipercow_slurm.slurm.oracle import Attempt, JobOracle, Settings, Verdict, View, decide
+from hipercow_slurm.slurm.oracle import SHARE, Attempt, JobOracle, Settings, Verdict, View, decide
 
 SETTINGS = Settings(interval_s=1, positive_s=2, stale_s=100)
 TABLE = squeue.parse("5001|RUNNING|1|c1\n")
@@ -117,10 +117,24 @@ async def test_one_squeue_serves_a_thousand(cluster: Cluster, oracle: JobOracle)
 
 
 async def test_squeues_start_an_interval_apart(cluster: Cluster, oracle: JobOracle) -> None:
+    """Where squeue is slow, and where it fails at once: an outage is no reason to ask more often."""
+    for cluster.answer, cluster.delay_s in (("", INTERVAL_S / 2), (UnavailableError("down"), 0.0)):
+        cluster.asked.clear()
+        for _ in range(4):
+            await oracle.has_job(5002, "c1")  # each "no" needs an answer of its own
+        gaps = [b - a for a, b in zip(cluster.asked, cluster.asked[1:], strict=False)]
+        assert len(cluster.asked) == 4 and min(gaps) >= INTERVAL_S * 0.99, gaps
+
+
+async def test_a_quick_squeue_runs_a_quarter_of_the_time(cluster: Cluster) -> None:
+    """Jobs that start in a tight loop waited a second each for their turn at an oracle that needs 15 ms."""
+    oracle = JobOracle(Settings(interval_s=60), query=cluster.query)
+    cluster.delay_s = 0.02
     for _ in range(4):
-        await oracle.has_job(5002, "c1")  # each "no" needs an answer of its own
+        await oracle.has_job(5002, "c1")
     gaps = [b - a for a, b in zip(cluster.asked, cluster.asked[1:], strict=False)]
-    assert len(cluster.asked) == 4 and min(gaps) >= INTERVAL_S * 0.99, gaps
+    assert min(gaps) >= SHARE * 0.02 and max(gaps) < 10, gaps
+    await oracle.aclose()
 
 
 async def test_yes_from_the_cache_asks_nobody(cluster: Cluster, oracle: JobOracle) -> None:
