@@ -35,6 +35,20 @@ def test_partitions_nodes_load_and_limits(alice: Person) -> None:
     assert cluster["limits"]["script_bytes"] == 3 * 2**20 and cluster["partitions"] == ["main"]
 
 
+def test_drivers_are_told_which_share_is_which_folder(sandbox: Sandbox, alice: Person) -> None:
+    """The folder that the API calls /mnt/work on nodes is the one the laptop has mounted as that share: without that a
+    driver would submit jobs that find no project. Strangers learn no server's name."""
+    (row,) = alice.ask("GET", "/v1/paths").json["paths"]
+    mounts = sandbox.run("laptop", ["findmnt", "-rn", "-o", "TARGET", "-S", row["share"]], user="pat").stdout.split()
+    sandbox.run("laptop", ["touch", f"{mounts[-1]}/alice/from-laptop"], user="pat")
+    owner = sandbox.run("c2", ["stat", "-c", "%U", f"{row['path']}/alice/from-laptop"]).stdout
+    assert owner == "alice\n", (row, mounts, owner)
+    told = alice.ask("GET", "/v1/hipercow").json
+    (python,) = told["python"].values()
+    assert sandbox.run("c1", [python, "-c", "import hipercow; print('there')"], user="alice").stdout == "there\n", told
+    assert alice.ask("GET", "/v1/paths", headers={"Authorization": ""}).status == 401
+
+
 def test_hipercow_apis_clients_get_what_they_know(sandbox: Sandbox, alice: Person) -> None:
     anonymous = {"Authorization": ""}
     alice.ask("GET", "/v1/cluster")

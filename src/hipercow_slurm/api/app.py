@@ -28,6 +28,7 @@ from hipercow_slurm.api import (
     routes_hpcpack,
     routes_jobs,
     routes_operator,
+    routes_paths,
     routes_sessions,
 )
 from hipercow_slurm.api.metrics import ApiMetrics
@@ -75,6 +76,7 @@ ROUTES: Routes = {
     **routes_files.ROUTES,
     **routes_cluster.ROUTES,
     **routes_hpcpack.ROUTES,
+    **routes_paths.ROUTES,
     **routes_sessions.ROUTES,
     **routes_operator.ROUTES,
 }

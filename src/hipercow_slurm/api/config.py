@@ -137,6 +137,37 @@ class Hpcpack(Table, frozen=True):
     keep_s: float = 3600.0
 
 
+class SharePath(Table, frozen=True):
+    """``[[paths]]``: what laptops mount, and where the nodes have it. ``GET /v1/paths`` tells it to drivers.
+
+    Attributes:
+        share: ``//server/share`` (SMB, with folders of the share behind it if need be) or ``server:/export`` (NFS).
+        path: the same folder on every node.
+    """
+
+    share: str
+    path: str
+
+
+class Hipercow(Table, frozen=True):
+    """``[hipercow]``: what hipercow's drivers must know of the nodes; ``GET /v1/hipercow`` tells it to them.
+
+    Attributes:
+        python: version -> a Python on the nodes in which the package hipercow is installed; versions as "3.11".
+        r: version -> an Rscript on the nodes; versions as "4.2.2".
+        r_libs: a library on the nodes that has the R package hipercow, and conan2 for provisioning.
+        setup: shell lines that a job begins with (``module load ...``).
+        build_queue: the partition for provisioning; left out: the default one. test_queue: for hipercow's ".test".
+    """
+
+    python: dict[str, str] = {}
+    r: dict[str, str] = {}
+    r_libs: str | None = None
+    setup: str = ""
+    build_queue: str | None = None
+    test_queue: str | None = None
+
+
 class Limits(Table, frozen=True):
     """``[limits]``: what one client, one user and one address may cost us.
 
@@ -187,6 +218,8 @@ class Config(Table, frozen=True):
     files: list[Files] = []
     jobs: Jobs = msgspec.field(default_factory=Jobs)
     hpcpack: Hpcpack | None = None
+    paths: list[SharePath] = []
+    hipercow: Hipercow = msgspec.field(default_factory=Hipercow)
     limits: Limits = msgspec.field(default_factory=Limits)
 
 
@@ -205,8 +238,29 @@ def load(path: Path) -> Config:
         for key, value in (("prefix", row.prefix), ("export", row.export)):
             if not value.startswith("/") or "/.." in value:
                 raise ConfigError(f"{path}: [[files]] {key} {value!r} is not an absolute path")
+    _check_paths(path, conf)
     address(conf.api.listen)
     return conf
+
+
+_SHARE = re.compile(r"//[^/\s]+/[^/\s][^\n]*|\[?[^/\s]+:/[^\n]*")
+
+
+def _check_paths(file: Path, conf: Config) -> None:
+    """What goes to every laptop must be meant as it stands."""
+    programs = {"python": conf.hipercow.python, "r": conf.hipercow.r}
+    absolute = [("[[paths]] path", row.path) for row in conf.paths]
+    absolute += [
+        (f'[hipercow] {key} "{version}"', it) for key, all_ in programs.items() for version, it in all_.items()
+    ]
+    for key, value in absolute:
+        if not value.startswith("/") or "/../" in f"{value}/":
+            raise ConfigError(f"{file}: {key} {value!r} is not an absolute path")
+    for row in conf.paths:
+        if not _SHARE.fullmatch(row.share):
+            raise ConfigError(
+                f"{file}: [[paths]] share {row.share!r} is not a share", hint='"//server/share" or "server:/export"'
+            )
 
 
 def address(listen: str) -> tuple[str, int]:

@@ -92,6 +92,8 @@ SHAPES: dict[str, Shape] = {
     "list_partitions": Shape(answer=schemas.PartitionList),
     "list_nodes": Shape(answer=schemas.NodeList),
     "show_cluster": Shape(answer=schemas.ClusterAnswer),
+    "list_paths": Shape(answer=schemas.PathList),
+    "show_hipercow": Shape(answer=schemas.HipercowAnswer),
 }
 _SECRETS = {"LoginBody": "password", "ConversationBody": "new_password"}
 _JOB_ID = {"type": "integer", "minimum": 1, "maximum": 2**32 - 1}

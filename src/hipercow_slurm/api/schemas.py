@@ -279,6 +279,28 @@ class NodeList(Answer, frozen=True):
     nodes: list[NodeAnswer]
 
 
+class SharePath(Answer, frozen=True):
+    """``share`` as laptops mount it (``//server/share`` or ``server:/export``), ``path`` as nodes have it."""
+
+    share: str
+    path: str
+
+
+class PathList(Answer, frozen=True):
+    paths: list[SharePath]
+
+
+class HipercowAnswer(Answer, frozen=True):
+    """What a driver must know of the nodes; ``python`` and ``r``: version -> program."""
+
+    python: dict[str, str]
+    r: dict[str, str]
+    r_libs: str | None
+    setup: str
+    build_queue: str | None
+    test_queue: str | None
+
+
 class Usage(Answer, frozen=True):
     """``usable``: on nodes that take jobs."""
 

@@ -56,12 +56,13 @@ class Laptop:
 
     sandbox: Sandbox
     user: str
+    account: str = "laptop"
     env: dict[str, str] = field(init=False)
 
     def __post_init__(self) -> None:
         # Several people share the one laptop account in the sandbox: each has a home of their own.
-        home = f"/home/laptop/{self.user}"
-        self.sandbox.run("laptop", ["mkdir", "-p", home], user="laptop")
+        home = f"/home/{self.account}/{self.user}"
+        self.sandbox.run("laptop", ["mkdir", "-p", home], user=self.account)
         self.env = {"HOME": home}
 
     def do(self, *args: str, input: str | None = None, timeout: float = 60) -> str:
@@ -73,7 +74,7 @@ class Laptop:
         return self.sandbox.run(
             "laptop",
             ["hipercow-slurm", *args],
-            user="laptop",
+            user=self.account,
             env=self.env,
             input=input,
             timeout=timeout,

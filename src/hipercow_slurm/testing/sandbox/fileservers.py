@@ -95,9 +95,10 @@ def write_config(tree: Tree, options: Options) -> None:
     etc, var = tree.etc(layout.FILES), tree.var(layout.FILES)
     (etc / "idmapd.conf").write_text(_IDMAPD)
     exports = (_GANESHA_EXPORT.format(number=number, name=name) for number, name in enumerate(_EXPORTS, start=1))
+    shares = {name: f"/srv/{name}" for name in _EXPORTS} | {"work": layout.SHARE_ON_NODES}
     for path, text in {
         GANESHA_CONF: _GANESHA + "".join(exports),
-        SMB_CONF: _SMB + "".join(f"[{name}]\n    path = /srv/{name}\n    read only = no\n" for name in _EXPORTS),
+        SMB_CONF: _SMB + "".join(f"[{name}]\n    path = {path}\n    read only = no\n" for name, path in shares.items()),
     }.items():
         target = etc.parent / path.lstrip("/")
         target.parent.mkdir(exist_ok=True)

@@ -86,8 +86,20 @@ def make_trees(tree: Tree, options: Options) -> None:
         raise OSError("copying /etc failed")
     for host in options.hosts:
         _personal_etc(tree.etc(host), host, options)
-    laptop = layout.LAPTOP_ACCOUNT
-    make_home(tree.host(layout.LAPTOP) / laptop.home.lstrip("/"), laptop)
+    for account in options.passwd(layout.LAPTOP):
+        make_home(tree.host(layout.LAPTOP) / account.home.lstrip("/"), account)
+
+
+def make_share() -> None:
+    """The project share's disk, in memory, with a private folder per user.
+
+    It is called what a laptop's SMB mount would be: that name in the mount table is what drivers look for.
+    """
+    path = IN_MEMORY / "share"
+    path.mkdir()
+    namespaces.mount(layout.SHARE, str(path), "tmpfs", namespaces.MS_NOSUID | namespaces.MS_NODEV, "mode=0755")
+    for user in layout.USERS:
+        make_home(path / user.name, user)
 
 
 def make_home(path: Path, account: Account) -> None:
@@ -258,10 +270,15 @@ def _furnish(tree: Tree, host: str, options: Options, program: Program) -> None:
         layout.LIBRARIES: hold(program.libraries),
         layout.MACHINE_LOCAL_BIN: hold("/usr/local/bin"),
     }
+    share, share_at = hold(IN_MEMORY / "share"), options.share_at(host)
     local_bin, munge = hold(tree.program / "local-bin"), hold(tree.munge)
 
     namespaces.tmpfs("/dev/shm", "1777")
     namespaces.tmpfs("/run", "0755")
+    if share_at is not None:
+        namespaces.tmpfs(str(Path(share_at).parent), "0755")
+        Path(share_at).mkdir()
+        namespaces.bind(share, share_at)
     for target, source in program_parts.items():
         Path(target).mkdir()
         namespaces.bind(source, target, readonly=True)

@@ -113,6 +113,7 @@ def _build(root: Path, options: Options, program: Program) -> World:
         namespaces.tmpfs("/sys/fs/cgroup", "0755")  # slurmd looks there; the machine's must not change
     namespaces.network_up(f"{layout.FILES_ADDRESS}/24")
     tree = Tree(root)
+    hosts.make_share()
     hosts.make_trees(tree, options)
     hosts.make_program(tree, program)
     fileservers.make_exports(tree)

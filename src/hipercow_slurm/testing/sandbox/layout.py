@@ -24,6 +24,10 @@ PROGRAM, SOURCE, LIBRARIES = "/run/program", "/run/program-source", "/run/progra
 PYTHON = f"{PROGRAM}/bin/python"
 MACHINE_LOCAL_BIN = "/run/machine-local-bin"
 
+# A project share that laptop and nodes both see, each at its own place (see README.md), with a folder per user.
+SHARE = f"//{FILES}.{DOMAIN}/work"
+SHARE_ON_NODES, SHARE_ON_LAPTOP = "/mnt/work", "/media/work"
+
 MUNGE_SOCKET = "/run/munge/munge.socket.2"
 REST_SOCKET = "/run/slurmrestd/rest.sock"
 SIGNER_SOCKET = "/run/hipercow-slurm/signer/signer.sock"
@@ -57,6 +61,9 @@ def _person(name: str, uid: int) -> Account:
 
 USERS = (_person("alice", 5001), _person("bob", 5002))
 LAPTOP_ACCOUNT = _person("laptop", 5100)
+# Where a laptop mounts a share over SMB, all of alice's files there are its user's. A bind mount shows the numbers as
+# they are, so the user of the share has alice's.
+SHARE_ACCOUNT = _person("pat", USERS[0].uid)
 API, SIGNER, AUKSD, SLURMREST = (
     Account("hcs-api", 5201),
     Account("hcs-signer", 5202),
@@ -96,9 +103,13 @@ class Options:
         """The hosts with munge and Slurm's configuration."""
         return (HEAD, *self.nodes, LOGIN)
 
+    def share_at(self, host: str) -> str | None:
+        """Where ``host`` has the project share; None: it does not."""
+        return SHARE_ON_LAPTOP if host == LAPTOP else SHARE_ON_NODES if host in (*self.slurm_hosts, FILES) else None
+
     def passwd(self, host: str) -> tuple[Account, ...]:
         """The accounts the sandbox adds on ``host``: the laptop knows nobody of the cluster."""
-        return (LAPTOP_ACCOUNT,) if host == LAPTOP else (*USERS, *SERVICE_ACCOUNTS)
+        return (LAPTOP_ACCOUNT, SHARE_ACCOUNT) if host == LAPTOP else (*USERS, *SERVICE_ACCOUNTS)
 
 
 @dataclass(frozen=True, slots=True)

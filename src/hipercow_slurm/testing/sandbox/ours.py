@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import sys
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -81,6 +82,13 @@ anonymous = true
 prefix = "/home"
 server = "{fqdn(layout.FILES)}"
 export = "/home"
+
+[[paths]]
+share = "{layout.SHARE}"
+path = "{layout.SHARE_ON_NODES}"
+
+[hipercow]
+python = {{ "{sys.version_info.major}.{sys.version_info.minor}" = "{layout.PYTHON}" }}
 """
 
 _SIGNER = f"""\
