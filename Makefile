@@ -1,7 +1,7 @@
 # As root on Debian 12, in a new clone: `make demo` shows the whole story, `make test` runs the default suite.
 PYTHON = .venv/bin/python
 
-.PHONY: setup demo test lint bench acceptance clean
+.PHONY: setup demo test lint bench acceptance wheel deb clean
 
 setup:
 	@tools/setup.sh
@@ -25,5 +25,13 @@ acceptance: setup
 	tools/as-anyone.sh $(PYTHON) -m pytest -m "" tests/acceptance
 
 clean:
-	rm -rf build .venv
+	rm -rf build dist .venv
 	$(MAKE) -s -C spank clean
+
+# Pure Python for laptops, and with the compiled binding for this platform: pip takes the one that fits.
+wheel: setup
+	@tools/build-wheels.sh
+
+deb: setup
+	@tools/setup.sh packaging
+	@tools/build-deb.sh

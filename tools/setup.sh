@@ -1,10 +1,17 @@
 #!/bin/sh
 # Brings a fresh Debian 12 to where `make demo` and `make test` run. Safe to run again; a second run takes a second.
+# setup.sh NAME...: with the packages of tools/apt-packages-NAME.txt too.
 set -eu
 cd "$(dirname "$0")/.."
 
+lists="tools/apt-packages.txt"
+for name in "$@"; do
+    lists="$lists tools/apt-packages-$name.txt"
+done
+
 missing=""
-for package in $(grep -v '^#' tools/apt-packages.txt); do
+# shellcheck disable=SC2086
+for package in $(grep -hv '^#' $lists); do
     dpkg-query -W -f='${Status}' "$package" 2>/dev/null | grep -q 'ok installed' || missing="$missing $package"
 done
 if [ -n "$missing" ]; then
