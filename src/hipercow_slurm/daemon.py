@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes
+import gc
 import os
 import resource
 import signal
@@ -21,12 +22,16 @@ from hipercow_slurm.errors import Error
 PR_SET_DUMPABLE = 4  # <linux/prctl.h>
 
 
-def run(program: str, main: Callable[[asyncio.Event], Awaitable[None]]) -> None:
-    """Run ``main(stop)`` to its end and exit: 0, or the error family's exit code after logging one line."""
+def run(program: str, main: Callable[[asyncio.Event], Awaitable[None]], *, small: bool = False) -> None:
+    """Run ``main(stop)`` to its end and exit: 0, or the error family's exit code after logging one line.
+
+    Args:
+        small: the program has little to do and many hosts run it; memory counts more than speed.
+    """
     log.setup(program)
     protect_memory()
     try:
-        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        with asyncio.Runner(loop_factory=None if small else _loop_factory()) as runner:
             runner.run(_run(main))
     except Error as error:
         log.get().error("daemon.failed", code=error.code, why=error.message, hint=error.hint)
@@ -56,6 +61,13 @@ def protect_memory() -> None:
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
+
+
+def give_back_memory() -> None:
+    """Return to the system what starting up needed and nothing needs any more (about 1 MB)."""
+    gc.collect()
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def ready() -> None:

@@ -12,7 +12,14 @@ import sys
 from collections.abc import MutableMapping
 from typing import Any
 
-import structlog
+# structlog imports rich for its console output if it finds it: 4 MB in each daemon, for what none of them uses.
+_rich_is_used = "rich" in sys.modules
+if not _rich_is_used:
+    sys.modules["rich"] = None  # type: ignore[assignment]
+import structlog  # noqa: E402
+
+if not _rich_is_used:
+    del sys.modules["rich"]
 
 _PLAIN = re.compile(r'[^\s"=\\\x00-\x1f\x7f-\x9f]+').fullmatch
 

@@ -7,9 +7,10 @@ import random
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Annotated
 
 import pytest
-from asn1crypto import core
+from cryptography.hazmat import asn1 as der_of
 from krb5_box import PASSWORD, Kdc, refused
 from mit import Mit
 
@@ -58,45 +59,47 @@ def joined(pair: Pair) -> Pair:
     return pair
 
 
-class ApReq(core.Sequence):
-    """RFC 4120 section 5.5.1."""
+@der_of.sequence
+class ApReq:
+    """RFC 4120 section 5.5.1, inside of [APPLICATION 14]."""
 
-    explicit = (1, 14)
-    _fields = [
-        ("pvno", asn1.Version, {"explicit": 0}),
-        ("msg-type", asn1.Int32, {"explicit": 1}),
-        ("ap-options", asn1.KerberosFlags, {"explicit": 2}),
-        ("ticket", asn1.Ticket, {"explicit": 3}),
-        ("authenticator", asn1.EncryptedData, {"explicit": 4}),
-    ]
+    pvno: Annotated[int, der_of.Explicit(0)]
+    msg_type: Annotated[int, der_of.Explicit(1)]
+    ap_options: Annotated[der_of.BitString, der_of.Explicit(2)]
+    ticket: Annotated[der_of.TLV, der_of.Explicit(3)]
+    authenticator: Annotated[asn1.EncryptedData, der_of.Explicit(4)]
+
+    def check(self) -> None:
+        self.authenticator.check()
 
 
-class KrbPriv(core.Sequence):
-    """RFC 4120 section 5.7.1."""
+@der_of.sequence
+class KrbPriv:
+    """RFC 4120 section 5.7.1, inside of [APPLICATION 21]."""
 
-    explicit = (1, 21)
-    _fields = [
-        ("pvno", asn1.Version, {"explicit": 0}),
-        ("msg-type", asn1.Int32, {"explicit": 1}),
-        ("enc-part", asn1.EncryptedData, {"explicit": 3}),
-    ]
+    pvno: Annotated[int, der_of.Explicit(0)]
+    msg_type: Annotated[int, der_of.Explicit(1)]
+    enc_part: Annotated[asn1.EncryptedData, der_of.Explicit(3)]
+
+    def check(self) -> None:
+        self.enc_part.check()
 
 
 def test_ap_req_on_the_wire(pair: Pair) -> None:
     """auks-protocol section 2: ap-options 20 00 00 00, the service's ticket, no more."""
-    message = asn1.load(ApReq, pair[0].ap_req(), "AP-REQ")
-    assert (message["msg-type"].native, int(message["ap-options"])) == (14, 0x20000000)
-    ticket = message["ticket"]
-    assert str(asn1.name_of(ticket["sname"], ticket["realm"], "Ticket")) == SERVICE
-    assert message["authenticator"]["etype"].native == 18
+    message = asn1.load(ApReq, pair[0].ap_req(), "AP-REQ", application=14)
+    assert (message.pvno, message.msg_type, asn1.flags_of(message.ap_options)) == (5, 14, 0x20000000)
+    ticket = asn1.load(asn1.Ticket, asn1.encoded(message.ticket), "Ticket", application=1)
+    assert str(asn1.name_of(ticket.sname, ticket.realm, "Ticket")) == SERVICE
+    assert message.authenticator.etype == 18
 
 
 def test_krb_priv_on_the_wire(joined: Pair) -> None:
     """auks-protocol section 3: etype of the subkey, no kvno, and no byte for a timestamp: a ping is 109 bytes."""
     for end in joined:
         sealed = end.seal(b"\0\0\0\0")
-        encrypted = asn1.load(KrbPriv, sealed, "KRB-PRIV")["enc-part"].native
-        assert (encrypted["etype"], encrypted["kvno"]) == (18, None)
+        encrypted = asn1.load(KrbPriv, sealed, "KRB-PRIV", application=21).enc_part
+        assert (encrypted.etype, encrypted.kvno) == (18, None)
         # a sequence number below 2^23 takes a byte less
         assert len(sealed) in (108, 109), sealed.hex()
 

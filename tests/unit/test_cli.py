@@ -481,7 +481,7 @@ def loaded(module: str) -> set[str]:
     return set(done.stdout.split())
 
 
-NOT_ON_A_LAPTOP = {"msgspec", "cffi", "asn1crypto", "structlog", "cryptography", "gssapi", "aiohttp", "starlette"}
+NOT_ON_A_LAPTOP = {"msgspec", "cffi", "structlog", "cryptography", "gssapi", "aiohttp", "starlette"}
 
 
 def test_the_user_s_commands_need_only_the_base_install() -> None:

@@ -39,7 +39,6 @@ ALLOWED: dict[str, set[str]] = {
 # foreign or standard module -> packages of ours that may import it
 DOORS: dict[str, set[str]] = {
     "cffi": {"krb5"},
-    "asn1crypto": {"krb5"},
     "gssapi": {"files", "api", "testing"},
     "asyncpg": {"store", "testing"},
     "sqlite3": {"store", "api", "testing"},
@@ -61,7 +60,6 @@ NOT_IN_CLIENT = {
     "asyncpg",
     "msgspec",
     "cffi",
-    "asn1crypto",
     "structlog",
     "cryptography",
     "gssapi",

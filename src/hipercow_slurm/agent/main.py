@@ -40,6 +40,7 @@ async def serve(config_path: Path, stop: asyncio.Event) -> None:
         asyncio.create_task(server.Server(keeper, Status(keeper, host), holder).run(listener)),
     ]
     log.get().info("agent.ready", socket=file.agent.socket, principal=host.principal, policy=file.agent.policy)
+    daemon.give_back_memory()
     daemon.ready()
     stopped = asyncio.create_task(stop.wait())
     await asyncio.wait([*work, stopped], return_when=asyncio.FIRST_COMPLETED)

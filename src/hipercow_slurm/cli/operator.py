@@ -160,9 +160,10 @@ def upload(ccache: str | None, config_path: Path, quiet: bool, fresh_s: int) -> 
 )
 def agent(config_path: Path) -> None:
     """Run the node agent until it is told to stop (TERM); the tickets of running jobs stay where they are."""
-    # One per node, so it is kept small: structlog would load rich (4 MB) for a renderer that no daemon uses.
-    sys.modules["rich"] = None  # type: ignore[assignment]
+    # One per node, so it is kept small: asyncio and hashlib load OpenSSL where they find it (3 MB), and do without it.
+    for unused in ("ssl", "_hashlib"):
+        sys.modules[unused] = None  # type: ignore[assignment]
     from hipercow_slurm import daemon
     from hipercow_slurm.agent import main
 
-    daemon.run("agent", lambda stop: main.serve(config_path, stop))
+    daemon.run("agent", lambda stop: main.serve(config_path, stop), small=True)

@@ -1,9 +1,8 @@
-"""The Kerberos messages we read and write ourselves, as ASN.1 (RFC 4120 section 5), by asn1crypto.
+"""The Kerberos messages we read and write ourselves, as ASN.1 (RFC 4120 section 5), by ``cryptography``'s asn1 module.
 
-asn1crypto reads BER, and leniently. Peers send these bytes, so ``load`` takes only what comes out again byte by byte
-when the values it found are encoded anew: that is DER, complete, with nothing in between that nobody looked at. What
-RFC 4120 says in words (32-bit integers, seconds without fraction) is checked in ``set``, through which asn1crypto
-passes each value, when it builds and when it encodes anew.
+It reads DER only, strictly and to the last byte, in Rust. What RFC 4120 says in words or with types that it does not
+know (32-bit integers, seconds without fraction, GeneralString, [APPLICATION n]) is added here: ``load`` calls the
+``check`` of what it has read.
 """
 
 from __future__ import annotations
@@ -11,266 +10,224 @@ from __future__ import annotations
 import contextlib
 import datetime
 from collections.abc import Iterator
-from typing import Any, TypeVar
+from typing import Annotated, Protocol, TypeVar
 
-from asn1crypto import core
+from cryptography.hazmat import asn1
 
 from hipercow_slurm.errors import ProtocolError, RequestError
 from hipercow_slurm.krb5.principal import Principal
 
-APPLICATION = 1
 MAX_TIME = 2**32 - 1
 MAX_ITEMS = 64  # of any list; real ones hold three at most, and each costs time
 
-Spec = TypeVar("Spec", bound=core.Asn1Value)
+INT32 = (-(2**31), 2**31 - 1)
+UINT32 = (-(2**31), 2**32 - 1)  # nonce and kvno: some senders write them as negative numbers (an RODC's kvno)
+MICROSECONDS = (0, 999_999)
+VERSION = (5, 5)  # pvno and tkt-vno
+
+_GENERAL_STRING = b"\x1b"
+_EPOCH = datetime.datetime.fromtimestamp(0, datetime.UTC)
+_LIST = asn1.Size(0, MAX_ITEMS)
 
 
-class Int32(core.Integer):
-    """A number of RFC 4120's type Int32; subclasses have other bounds."""
+class Checked(Protocol):
+    """A message of this module."""
 
-    low, high = -(2**31), 2**31 - 1
-
-    def set(self, value: int) -> None:
-        if not self.low <= value <= self.high:
-            raise ValueError(f"{type(self).__name__}: an integer that is out of range")
-        super().set(value)
+    def check(self) -> None:
+        """What its type does not say; ValueError where that does not hold."""
 
 
-class UInt32(Int32):
-    """Nonce and kvno: unsigned; some senders write them as negative numbers (an RODC's kvno has the high bit set)."""
-
-    high = MAX_TIME
+Spec = TypeVar("Spec", bound=Checked)
 
 
-class Microseconds(Int32):
-    low, high = 0, 999_999
+def _bound(what: str, value: int | None, bounds: tuple[int, int]) -> None:
+    if value is not None and not bounds[0] <= value <= bounds[1]:
+        raise ValueError(f"{what}: an integer that is out of range")
 
 
-class Version(Int32):
-    """pvno and tkt-vno."""
+@asn1.sequence
+class OptionalString:
+    """A KerberosString that may be missing: as a field, [n] IMPLICIT SEQUENCE of one is [n] EXPLICIT of that one."""
 
-    low, high = 5, 5
-
-
-class _CredType(Int32):
-    low, high = 22, 22
+    value: asn1.TLV
 
 
-class _ErrorType(Int32):
-    low, high = 30, 30
+@asn1.sequence
+class PrincipalName:
+    name_type: Annotated[int, asn1.Explicit(0)]
+    name_string: Annotated[list[asn1.TLV], asn1.Explicit(1), _LIST]
+
+    def check(self) -> None:
+        _bound("name-type", self.name_type, INT32)
 
 
-class KerberosString(core.GeneralString):
-    """Real ones are ASCII, some realms write UTF-8."""
+@asn1.sequence
+class TypedOctets:
+    """EncryptionKey and HostAddress: a type and what it is the type of."""
 
-    _encoding = "utf-8"
+    kind: Annotated[int, asn1.Explicit(0)]
+    octets: Annotated[bytes, asn1.Explicit(1)]
 
-
-class KerberosFlags(core.OctetBitString):
-    """32 bits, the first of RFC 4120 being the highest of ``int(...)``."""
-
-    def set(self, value: bytes) -> None:
-        if len(value) != 4:
-            raise ValueError("KerberosFlags: they are not 32 bits")
-        super().set(value)
-
-    def __int__(self) -> int:
-        return int.from_bytes(self.native, "big")
+    def check(self) -> None:
+        _bound("keytype or addr-type", self.kind, INT32)
 
 
-class KerberosTime(core.GeneralizedTime):
-    """``YYYYMMDDHHMMSSZ``, 1970 to 2106; ``int(...)`` is unsigned seconds since 1970."""
+@asn1.sequence
+class EncryptedData:
+    etype: Annotated[int, asn1.Explicit(0)]
+    kvno: Annotated[int | None, asn1.Explicit(1)]
+    cipher: Annotated[bytes, asn1.Explicit(2)]
 
-    def set(self, value: Any) -> None:
-        if not isinstance(value, datetime.datetime) or value.microsecond or not 1970 <= value.year <= 2106:
-            raise ValueError("KerberosTime: a time outside 1970 to 2106, or with a fraction")
-        super().set(value)
-        if not 0 <= int(self) <= MAX_TIME:
-            raise ValueError("KerberosTime: a time outside 1970 to 2106")
-
-    def __int__(self) -> int:
-        return int(self.native.timestamp())
+    def check(self) -> None:
+        _bound("etype", self.etype, INT32)
+        _bound("kvno", self.kvno, UINT32)
 
 
-class _Limited(core.SequenceOf):
-    """A list of at most MAX_ITEMS."""
+@asn1.sequence
+class Ticket:
+    """RFC 4120 section 5.3, inside of [APPLICATION 1]."""
 
-    def dump(self, force: bool = False) -> bytes:
-        if len(self) > MAX_ITEMS:
-            raise ValueError(f"{type(self).__name__}: {len(self)} items where at most {MAX_ITEMS} are taken")
-        return bytes(super().dump(force))
+    tkt_vno: Annotated[int, asn1.Explicit(0)]
+    realm: Annotated[asn1.TLV, asn1.Explicit(1)]
+    sname: Annotated[PrincipalName, asn1.Explicit(2)]
+    enc_part: Annotated[EncryptedData, asn1.Explicit(3)]
 
-
-def _at(number: int, **more: bool) -> dict[str, Any]:
-    """A field's explicit context tag."""
-    return {"explicit": number, **more}
-
-
-class NameStrings(_Limited):
-    _child_spec = KerberosString
+    def check(self) -> None:
+        _bound("tkt-vno", self.tkt_vno, VERSION)
+        self.sname.check()
+        self.enc_part.check()
 
 
-class PrincipalName(core.Sequence):
-    _fields = [("name-type", Int32, _at(0)), ("name-string", NameStrings, _at(1))]
+@asn1.sequence
+class KrbCred:
+    """KRB-CRED, RFC 4120 section 5.8.1, inside of [APPLICATION 22]; its tickets are [APPLICATION 1]."""
+
+    pvno: Annotated[int, asn1.Explicit(0)]
+    msg_type: Annotated[int, asn1.Explicit(1)]
+    tickets: Annotated[list[asn1.TLV], asn1.Explicit(2), _LIST]
+    enc_part: Annotated[EncryptedData, asn1.Explicit(3)]
+
+    def check(self) -> None:
+        _bound("pvno", self.pvno, VERSION)
+        _bound("msg-type", self.msg_type, (22, 22))
+        self.enc_part.check()
 
 
-class EncryptionKey(core.Sequence):
-    _fields = [("keytype", Int32, _at(0)), ("keyvalue", core.OctetString, _at(1))]
-
-
-class EncryptedData(core.Sequence):
-    _fields = [
-        ("etype", Int32, _at(0)),
-        ("kvno", UInt32, _at(1, optional=True)),
-        ("cipher", core.OctetString, _at(2)),
-    ]
-
-
-class HostAddress(core.Sequence):
-    _fields = [("addr-type", Int32, _at(0)), ("address", core.OctetString, _at(1))]
-
-
-class HostAddresses(_Limited):
-    _child_spec = HostAddress
-
-
-class Ticket(core.Sequence):
-    """RFC 4120 section 5.3."""
-
-    explicit = (APPLICATION, 1)
-    _fields = [
-        ("tkt-vno", Version, _at(0)),
-        ("realm", KerberosString, _at(1)),
-        ("sname", PrincipalName, _at(2)),
-        ("enc-part", EncryptedData, _at(3)),
-    ]
-
-
-class Tickets(_Limited):
-    _child_spec = Ticket
-
-
-class KrbCred(core.Sequence):
-    """KRB-CRED, RFC 4120 section 5.8.1."""
-
-    explicit = (APPLICATION, 22)
-    _fields = [
-        ("pvno", Version, _at(0)),
-        ("msg-type", _CredType, _at(1)),
-        ("tickets", Tickets, _at(2)),
-        ("enc-part", EncryptedData, _at(3)),
-    ]
-
-
-class KrbCredInfo(core.Sequence):
+@asn1.sequence
+class KrbCredInfo:
     """Required here and optional in RFC 4120: what a ticket is of no use without, and libkrb5 1.20 crashes on."""
 
-    _fields = [
-        ("key", EncryptionKey, _at(0)),
-        ("prealm", KerberosString, _at(1)),
-        ("pname", PrincipalName, _at(2)),
-        ("flags", KerberosFlags, _at(3, optional=True)),
-        ("authtime", KerberosTime, _at(4, optional=True)),
-        ("starttime", KerberosTime, _at(5, optional=True)),
-        ("endtime", KerberosTime, _at(6)),
-        ("renew-till", KerberosTime, _at(7, optional=True)),
-        ("srealm", KerberosString, _at(8)),
-        ("sname", PrincipalName, _at(9)),
-        ("caddr", HostAddresses, _at(10, optional=True)),
-    ]
+    key: Annotated[TypedOctets, asn1.Explicit(0)]
+    prealm: Annotated[asn1.TLV, asn1.Explicit(1)]
+    pname: Annotated[PrincipalName, asn1.Explicit(2)]
+    flags: Annotated[asn1.BitString | None, asn1.Explicit(3)]
+    authtime: Annotated[asn1.GeneralizedTime | None, asn1.Explicit(4)]
+    starttime: Annotated[asn1.GeneralizedTime | None, asn1.Explicit(5)]
+    endtime: Annotated[asn1.GeneralizedTime, asn1.Explicit(6)]
+    renew_till: Annotated[asn1.GeneralizedTime | None, asn1.Explicit(7)]
+    srealm: Annotated[asn1.TLV, asn1.Explicit(8)]
+    sname: Annotated[PrincipalName, asn1.Explicit(9)]
+    caddr: Annotated[list[TypedOctets] | None, asn1.Explicit(10)]
+
+    def check(self) -> None:
+        if self.caddr is not None and len(self.caddr) > MAX_ITEMS:
+            raise ValueError(f"caddr: {len(self.caddr)} items where at most {MAX_ITEMS} are taken")
+        for part in (self.key, self.pname, self.sname, *(self.caddr or ())):
+            part.check()
 
 
-class KrbCredInfos(_Limited):
-    _child_spec = KrbCredInfo
+@asn1.sequence
+class EncKrbCredPart:
+    """The part of a KRB-CRED that can be encrypted, and is in clear here; inside of [APPLICATION 29]."""
+
+    ticket_info: Annotated[list[KrbCredInfo], asn1.Explicit(0), _LIST]
+    nonce: Annotated[int | None, asn1.Explicit(1)]
+    timestamp: Annotated[asn1.GeneralizedTime | None, asn1.Explicit(2)]
+    usec: Annotated[int | None, asn1.Explicit(3)]
+    s_address: Annotated[TypedOctets | None, asn1.Explicit(4)]
+    r_address: Annotated[TypedOctets | None, asn1.Explicit(5)]
+
+    def check(self) -> None:
+        _bound("nonce", self.nonce, UINT32)
+        _bound("usec", self.usec, MICROSECONDS)
+        for part in (*self.ticket_info, self.s_address, self.r_address):
+            if part is not None:
+                part.check()
+        if self.timestamp is not None:
+            seconds(self.timestamp)
 
 
-class EncKrbCredPart(core.Sequence):
-    """The part of a KRB-CRED that can be encrypted, and is in clear here."""
+@asn1.sequence
+class KrbError:
+    """KRB-ERROR, RFC 4120 section 5.9.1, inside of [APPLICATION 30]."""
 
-    explicit = (APPLICATION, 29)
-    _fields = [
-        ("ticket-info", KrbCredInfos, _at(0)),
-        ("nonce", UInt32, _at(1, optional=True)),
-        ("timestamp", KerberosTime, _at(2, optional=True)),
-        ("usec", Microseconds, _at(3, optional=True)),
-        ("s-address", HostAddress, _at(4, optional=True)),
-        ("r-address", HostAddress, _at(5, optional=True)),
-    ]
+    pvno: Annotated[int, asn1.Explicit(0)]
+    msg_type: Annotated[int, asn1.Explicit(1)]
+    ctime: Annotated[asn1.GeneralizedTime | None, asn1.Explicit(2)]
+    cusec: Annotated[int | None, asn1.Explicit(3)]
+    stime: Annotated[asn1.GeneralizedTime, asn1.Explicit(4)]
+    susec: Annotated[int, asn1.Explicit(5)]
+    error_code: Annotated[int, asn1.Explicit(6)]
+    crealm: Annotated[OptionalString | None, asn1.Implicit(7)]
+    cname: Annotated[PrincipalName | None, asn1.Explicit(8)]
+    realm: Annotated[asn1.TLV, asn1.Explicit(9)]
+    sname: Annotated[PrincipalName, asn1.Explicit(10)]
+    e_text: Annotated[OptionalString | None, asn1.Implicit(11)]
+    e_data: Annotated[bytes | None, asn1.Explicit(12)]
 
-
-class KrbError(core.Sequence):
-    """KRB-ERROR, RFC 4120 section 5.9.1."""
-
-    explicit = (APPLICATION, 30)
-    _fields = [
-        ("pvno", Version, _at(0)),
-        ("msg-type", _ErrorType, _at(1)),
-        ("ctime", KerberosTime, _at(2, optional=True)),
-        ("cusec", Microseconds, _at(3, optional=True)),
-        ("stime", KerberosTime, _at(4)),
-        ("susec", Microseconds, _at(5)),
-        ("error-code", Int32, _at(6)),
-        ("crealm", KerberosString, _at(7, optional=True)),
-        ("cname", PrincipalName, _at(8, optional=True)),
-        ("realm", KerberosString, _at(9)),
-        ("sname", PrincipalName, _at(10)),
-        ("e-text", KerberosString, _at(11, optional=True)),
-        ("e-data", core.OctetString, _at(12, optional=True)),
-    ]
+    def check(self) -> None:
+        _bound("pvno", self.pvno, VERSION)
+        _bound("msg-type", self.msg_type, (30, 30))
+        _bound("cusec", self.cusec, MICROSECONDS)
+        _bound("susec", self.susec, MICROSECONDS)
+        _bound("error-code", self.error_code, INT32)
+        self.sname.check()
+        if self.cname is not None:
+            self.cname.check()
 
 
-# asn1crypto completes each class at its first use, without a lock: here, before two threads can meet in that.
-for _spec in [one for one in globals().values() if isinstance(one, type) and issubclass(one, core.Asn1Value)]:
-    _spec()
-
-
-def load(spec: type[Spec], data: bytes, what: str, *, ours: bool = False) -> Spec:
+def load(spec: type[Spec], data: bytes, what: str, *, application: int | None = None) -> Spec:
     """Decode exactly one value, which must be the DER of ``spec`` to the last byte.
 
     Args:
-        what: names the message in errors, which say where it is wrong but never what the bytes were.
-        ours: ``data`` has been through here before, or we encoded it: it need not be checked (half the time).
+        what: names the message in errors, which say what is wrong but never what the bytes were.
+        application: ``data`` is that, inside of [APPLICATION application].
 
     Raises:
         ProtocolError: anything else.
     """
+    if application is not None:
+        outer = _header(0x60 | application, len(data))
+        if not outer or not data.startswith(outer):
+            raise ProtocolError(f"{what}: {len(data)} bytes that are not one whole [APPLICATION {application}] in DER")
+        data = data[len(outer) :]
     with refusing(what):
-        value: Spec = spec.load(data, strict=True)
-        if ours:
-            return value
-        again = value.dump(force=True)
-    if again != data:
-        at = next((at for at, (one, two) in enumerate(zip(data, again, strict=False)) if one != two), len(again))
-        raise ProtocolError(f"{what}: a length, an integer or something else from byte {at} on is not DER")
+        value = asn1.decode_der(spec, data)
+        value.check()
     return value
 
 
-# What asn1crypto raises for bytes it cannot take: of its own, ValueError and TypeError; an IndexError for an empty
-# BIT STRING, an OverflowError for some times.
-_REFUSALS = (ValueError, TypeError, LookupError, ArithmeticError)
+def dump(value: Checked, *, application: int | None = None) -> bytes:
+    """The DER of a message, inside of [APPLICATION application] if that is given."""
+    inner = asn1.encode_der(value)
+    return inner if application is None else _wrap(0x60 | application, inner)
 
 
 @contextlib.contextmanager
 def refusing(what: str) -> Iterator[None]:
-    """What asn1crypto and our classes refuse in the block becomes a ProtocolError about ``what``."""
+    """What the library, our ``check``s and Python's conversions refuse in the block becomes a ProtocolError."""
     try:
         yield
-    except _REFUSALS as error:
+    except (ValueError, OverflowError, TypeError) as error:
         raise ProtocolError(f"{what}: {_reason(error)}") from error
 
 
 def _reason(error: Exception) -> str:
-    """One line of asn1crypto's several, innermost place last: "Ticket: PrincipalName: ...".
-
-    Its sentences hold types, tags and lengths. The only one with content is of times; others' are left out.
-    """
+    """A sentence without content of the message. The library's tells the kind of error, and sometimes which field."""
     if isinstance(error, UnicodeDecodeError):
         return "a name that is not UTF-8"
-    first, *places = str(error.args[0] if error.args else type(error).__name__).split("\n    while parsing ")
-    if "KerberosTime" in first and not first.startswith("KerberosTime"):
-        first = "KerberosTime: not a time as RFC 4120 writes them"
-    names = [place.rpartition(".")[2] for place in reversed(places)]
-    return ": ".join([*names, " ".join(first.replace(f"{__name__}.", "").split())])
+    _, is_parsing, said = str(error).partition("ParseError { ")
+    return f"not DER of this message ({said.rstrip(' }')})" if is_parsing else str(error)
 
 
 def check_message(data: bytes, number: int, what: str, *, limit: int) -> None:
@@ -302,26 +259,92 @@ def _header(tag: int, size: int) -> bytes:
     return b""
 
 
+def _wrap(tag: int, inner: bytes) -> bytes:
+    """The DER value of a tag of one octet around ``inner``."""
+    size = len(inner)
+    octets = b"" if size < 0x80 else size.to_bytes((size.bit_length() + 7) // 8, "big")
+    return bytes((tag, 0x80 | len(octets) if octets else size)) + octets + inner
+
+
 # Between ASN.1 and the values of our own
 
 
-def name_of(value: PrincipalName, realm: KerberosString, what: str) -> Principal:
+def text(value: asn1.TLV) -> str:
+    """What a KerberosString says. Real ones are ASCII, some realms write UTF-8.
+
+    Raises:
+        ValueError: it is none, or is not UTF-8.
+    """
+    if value.tag_bytes != _GENERAL_STRING:
+        raise ValueError("a name that is not a KerberosString")
+    return bytes(value.data).decode("utf-8")
+
+
+def value_of(data: bytes) -> asn1.TLV:
+    """Any one DER value as a field of another; ValueError where ``data`` is not one."""
+    return asn1.decode_der(asn1.TLV, data)
+
+
+def encoded(value: asn1.TLV) -> bytes:
+    """The DER of a value that was kept as it is."""
+    return asn1.encode_der(value)
+
+
+def string(value: str) -> asn1.TLV:
+    """A KerberosString."""
+    return value_of(_wrap(_GENERAL_STRING[0], value.encode("utf-8")))
+
+
+def name_of(value: PrincipalName, realm: asn1.TLV, what: str) -> Principal:
     """The principal of a name and the realm that RFC 4120 keeps beside it. The name-type tells nothing (6.2).
 
     Raises:
         ProtocolError: not a name we take from anyone.
     """
     try:
-        return Principal.of(value["name-string"].native, realm.native)
+        with refusing(what):
+            return Principal.of([text(part) for part in value.name_string], text(realm))
     except RequestError as error:
         raise ProtocolError(f"{what}: {error.message}") from error
 
 
-def name(value: Principal) -> dict[str, Any]:
-    """Fields of a PrincipalName, without the realm."""
-    return {"name-type": value.name_type, "name-string": list(value.components)}
+def name(value: Principal) -> PrincipalName:
+    """A PrincipalName, which is without the realm."""
+    return PrincipalName(name_type=value.name_type, name_string=[string(part) for part in value.components])
 
 
-def time(seconds: int) -> datetime.datetime:
-    """What a KerberosTime is set to."""
-    return datetime.datetime.fromtimestamp(seconds, datetime.UTC)
+def seconds(value: asn1.GeneralizedTime) -> int:
+    """A KerberosTime as unsigned seconds since 1970.
+
+    Raises:
+        ValueError: a time outside 1970 to 2106, or with a fraction.
+    """
+    since = value.as_datetime() - _EPOCH
+    found = since.days * 86400 + since.seconds
+    if since.microseconds or not 0 <= found <= MAX_TIME:
+        raise ValueError("KerberosTime: a time outside 1970 to 2106, or with a fraction")
+    return found
+
+
+def time(seconds: int) -> asn1.GeneralizedTime:
+    """A KerberosTime."""
+    return asn1.GeneralizedTime(_EPOCH + datetime.timedelta(seconds=seconds))
+
+
+def flags_of(value: asn1.BitString | None) -> int:
+    """KerberosFlags as one number, the first flag of RFC 4120 being the highest of 32 bits; none are 0.
+
+    Raises:
+        ValueError: they are not 32 bits.
+    """
+    if value is None:
+        return 0
+    octets = value.as_bytes()
+    if len(octets) != 4 or value.padding_bits():
+        raise ValueError("KerberosFlags: they are not 32 bits")
+    return int.from_bytes(octets, "big")
+
+
+def flags(value: int) -> asn1.BitString:
+    """KerberosFlags."""
+    return asn1.BitString(value.to_bytes(4, "big"), 0)

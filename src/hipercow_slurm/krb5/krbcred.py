@@ -12,17 +12,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, NoReturn
+from typing import NamedTuple, NoReturn
 
 from hipercow_slurm.errors import ProtocolError
 from hipercow_slurm.krb5 import asn1
 from hipercow_slurm.krb5.principal import Principal
 from hipercow_slurm.values import KrbCred, TicketTimes
 
-KRB_CRED = 22
+TICKET, KRB_CRED, ENC_KRB_CRED_PART = 1, 22, 29
 MAX_CRED = 32768
 MAX_KEY = 64
-TIMES = ("authtime", "starttime", "endtime", "renew-till")
 
 # Key lengths of the encryption types in use (RFC 3961, 3962, 4757, 6803, 8009): libkrb5 trusts the length it is told.
 KEY_LENGTH = {16: 24, 17: 16, 18: 32, 19: 16, 20: 32, 23: 16, 25: 16, 26: 32}
@@ -77,7 +76,7 @@ def parse(data: bytes) -> KrbCred:
 
 def tickets(cred: KrbCred) -> list[Ticket]:
     """The tickets of a KRB-CRED, the client's own TGT first."""
-    return _decode(cred.der, ours=True)
+    return _decode(cred.der)
 
 
 def build(tickets: Sequence[Ticket]) -> KrbCred:
@@ -88,62 +87,77 @@ def build(tickets: Sequence[Ticket]) -> KrbCred:
     """
     with asn1.refusing("KRB-CRED"):
         data = _encode(tickets)
-    return _summary(data, _decode(data, ours=True))
+    return _summary(data, _decode(data))
 
 
 # Decoding
 
 
-def _decode(data: bytes, *, ours: bool = False) -> list[Ticket]:
-    """The tickets of a message; one that is not ``ours`` (made or parsed here before) is checked to the last byte."""
+class _Named(NamedTuple):
+    """A ticket with the names in it, so that they are parsed once."""
+
+    ticket: Ticket
+    client: Principal
+    server: Principal
+
+
+def _decode(data: bytes) -> list[Ticket]:
+    """The tickets of a message, which is checked to the last byte."""
     if len(data) > MAX_CRED:
         raise ProtocolError(f"KRB-CRED: {len(data)} bytes where at most {MAX_CRED} are taken")
-    message = asn1.load(asn1.KrbCred, data, "KRB-CRED", ours=ours)
-    encrypted = message["enc-part"].native
-    if encrypted["etype"] != 0 or encrypted["kvno"] is not None:
+    message = asn1.load(asn1.KrbCred, data, "KRB-CRED", application=KRB_CRED)
+    encrypted = message.enc_part
+    if encrypted.etype != 0 or encrypted.kvno is not None:
         raise ProtocolError("KRB-CRED: it is encrypted; only etype 0 without kvno is taken")
-    part = asn1.load(asn1.EncKrbCredPart, encrypted["cipher"], "EncKrbCredPart", ours=ours)
-    bodies, infos = message["tickets"], part["ticket-info"]
-    if not len(bodies) or len(bodies) != len(infos):
+    part = asn1.load(asn1.EncKrbCredPart, encrypted.cipher, "EncKrbCredPart", application=ENC_KRB_CRED_PART)
+    bodies, infos = message.tickets, part.ticket_info
+    if not bodies or len(bodies) != len(infos):
         raise ProtocolError(f"KRB-CRED: {len(bodies)} tickets and {len(infos)} infos")
-    found = [_ticket(body, info) for body, info in zip(bodies, infos, strict=True)]
+    found = [_ticket(asn1.encoded(body), info) for body, info in zip(bodies, infos, strict=True)]
     _check_together(found)
-    return found
+    return [one.ticket for one in found]
 
 
-def _ticket(body: asn1.Ticket, info: asn1.KrbCredInfo) -> Ticket:
+def _ticket(der: bytes, info: asn1.KrbCredInfo) -> _Named:
     """One ticket with its KrbCredInfo."""
-    client = asn1.name_of(info["pname"], info["prealm"], "KrbCredInfo")
-    server = asn1.name_of(info["sname"], info["srealm"], "KrbCredInfo")
-    keytype, octets = _key(info["key"])
-    times = {name: int(info[name]) for name in TIMES if info[name].native is not None}
-    starttime = times.get("starttime", times.get("authtime"))  # RFC 4120: no starttime means authtime
+    body = asn1.load(asn1.Ticket, der, "Ticket", application=TICKET)
+    client = asn1.name_of(info.pname, info.prealm, "KrbCredInfo")
+    server = asn1.name_of(info.sname, info.srealm, "KrbCredInfo")
+    if asn1.name_of(body.sname, body.realm, "Ticket") != server:
+        raise ProtocolError("KrbCredInfo: the ticket is for another server")
+    if not body.enc_part.cipher:
+        raise ProtocolError("Ticket: an empty ticket")
+    keytype, octets = _key(info.key)
+    with asn1.refusing("KrbCredInfo"):
+        flags = asn1.flags_of(info.flags)
+        endtime = asn1.seconds(info.endtime)
+        renew_till = asn1.seconds(info.renew_till) if info.renew_till else 0
+        authtime = asn1.seconds(info.authtime) if info.authtime else None
+        # RFC 4120: no starttime means authtime
+        starttime = asn1.seconds(info.starttime) if info.starttime else authtime
     if starttime is None:
         raise ProtocolError("KrbCredInfo: times are missing")
-    if times["endtime"] < starttime:
+    if endtime < starttime:
         raise ProtocolError("KrbCredInfo: endtime is before starttime")
-    if asn1.name_of(body["sname"], body["realm"], "Ticket") != server:
-        raise ProtocolError("KrbCredInfo: the ticket is for another server")
-    if not body["enc-part"]["cipher"].native:
-        raise ProtocolError("Ticket: an empty ticket")
-    return Ticket(
+    ticket = Ticket(
         client=str(client),
         server=str(server),
         keytype=keytype,
         key=octets,
-        flags=int(info["flags"]) if info["flags"].native is not None else 0,
-        authtime=times.get("authtime", starttime),
+        flags=flags,
+        authtime=starttime if authtime is None else authtime,
         starttime=starttime,
-        endtime=times["endtime"],
-        renew_till=times.get("renew-till", 0),
-        ticket_der=body.dump(),
-        addresses=tuple((one["addr-type"], one["address"]) for one in info["caddr"].native or ()),
+        endtime=endtime,
+        renew_till=renew_till,
+        ticket_der=der,
+        addresses=tuple((one.kind, one.octets) for one in info.caddr or ()),
     )
+    return _Named(ticket, client, server)
 
 
-def _key(value: asn1.EncryptionKey) -> tuple[int, bytes]:
+def _key(value: asn1.TypedOctets) -> tuple[int, bytes]:
     """Type and octets of a session key, whose length must fit its type."""
-    keytype, octets = value["keytype"].native, value["keyvalue"].native
+    keytype, octets = value.kind, value.octets
     if keytype == 0 or not octets or len(octets) > MAX_KEY:
         raise ProtocolError("KrbCredInfo: a session key of type 0 or of an impossible length")
     if KEY_LENGTH.get(keytype, len(octets)) != len(octets):
@@ -151,15 +165,14 @@ def _key(value: asn1.EncryptionKey) -> tuple[int, bytes]:
     return keytype, octets
 
 
-def _check_together(found: list[Ticket]) -> None:
+def _check_together(found: list[_Named]) -> None:
     """What must hold between the tickets of one message."""
-    if any(one.client != found[0].client for one in found):
+    _, client, first = found[0]
+    if any(one.client != client for one in found):
         raise ProtocolError("KRB-CRED: tickets of different clients")
-    servers = [Principal.parse(one.server) for one in found]
-    realm = Principal.parse(found[0].client).realm
-    if not servers[0].is_local_tgs or servers[0].realm != realm:
-        raise ProtocolError(f"KRB-CRED: the first ticket is for {servers[0]}, not a TGT of {realm}")
-    if not all(server.is_tgs for server in servers):
+    if not first.is_local_tgs or first.realm != client.realm:
+        raise ProtocolError(f"KRB-CRED: the first ticket is for {first}, not a TGT of {client.realm}")
+    if not all(one.server.is_tgs for one in found):
         raise ProtocolError("KRB-CRED: a further ticket is not a cross-realm TGT")
 
 
@@ -182,26 +195,31 @@ def _summary(data: bytes, found: list[Ticket]) -> KrbCred:
 
 
 def _encode(found: Sequence[Ticket]) -> bytes:
-    part = asn1.EncKrbCredPart({"ticket-info": [_info(one) for one in found]})
-    encrypted = {"etype": 0, "cipher": part.dump()}
-    bodies = [asn1.load(asn1.Ticket, one.ticket_der, "Ticket") for one in found]
-    message = asn1.KrbCred({"pvno": 5, "msg-type": KRB_CRED, "tickets": bodies, "enc-part": encrypted})
-    return bytes(message.dump())
+    part = asn1.EncKrbCredPart(
+        ticket_info=[_info(one) for one in found], nonce=None, timestamp=None, usec=None, s_address=None, r_address=None
+    )
+    message = asn1.KrbCred(
+        pvno=5,
+        msg_type=KRB_CRED,
+        tickets=[asn1.value_of(one.ticket_der) for one in found],
+        enc_part=asn1.EncryptedData(etype=0, kvno=None, cipher=asn1.dump(part, application=ENC_KRB_CRED_PART)),
+    )
+    return asn1.dump(message, application=KRB_CRED)
 
 
-def _info(one: Ticket) -> dict[str, Any]:
-    """Fields of the KrbCredInfo of a ticket."""
+def _info(one: Ticket) -> asn1.KrbCredInfo:
+    """The KrbCredInfo of a ticket."""
     client, server = Principal.parse(one.client), Principal.parse(one.server)
-    return {
-        "key": {"keytype": one.keytype, "keyvalue": one.key},
-        "prealm": client.realm,
-        "pname": asn1.name(client),
-        "flags": one.flags.to_bytes(4, "big"),
-        "authtime": asn1.time(one.authtime),
-        "starttime": asn1.time(one.starttime),
-        "endtime": asn1.time(one.endtime),
-        "renew-till": asn1.time(one.renew_till) if one.renew_till else None,
-        "srealm": server.realm,
-        "sname": asn1.name(server),
-        "caddr": [{"addr-type": kind, "address": octets} for kind, octets in one.addresses] or None,
-    }
+    return asn1.KrbCredInfo(
+        key=asn1.TypedOctets(kind=one.keytype, octets=one.key),
+        prealm=asn1.string(client.realm),
+        pname=asn1.name(client),
+        flags=asn1.flags(one.flags),
+        authtime=asn1.time(one.authtime),
+        starttime=asn1.time(one.starttime),
+        endtime=asn1.time(one.endtime),
+        renew_till=asn1.time(one.renew_till) if one.renew_till else None,
+        srealm=asn1.string(server.realm),
+        sname=asn1.name(server),
+        caddr=[asn1.TypedOctets(kind=kind, octets=octets) for kind, octets in one.addresses] or None,
+    )

@@ -19,17 +19,21 @@ def build(number: int, service: str) -> bytes:
     seconds, susec = divmod(time.time_ns() // 1000, 1_000_000)
     server = Principal.parse(service)
     message = asn1.KrbError(
-        {
-            "pvno": 5,
-            "msg-type": KRB_ERROR,
-            "stime": asn1.time(seconds),
-            "susec": susec,
-            "error-code": code if 0 < code < 128 else GENERIC,
-            "realm": server.realm,
-            "sname": asn1.name(server),
-        }
+        pvno=5,
+        msg_type=KRB_ERROR,
+        ctime=None,
+        cusec=None,
+        stime=asn1.time(seconds),
+        susec=susec,
+        error_code=code if 0 < code < 128 else GENERIC,
+        crealm=None,
+        cname=None,
+        realm=asn1.string(server.realm),
+        sname=asn1.name(server),
+        e_text=None,
+        e_data=None,
     )
-    return bytes(message.dump())
+    return asn1.dump(message, application=KRB_ERROR)
 
 
 def meaning(data: bytes, service: str) -> Error:
@@ -39,7 +43,7 @@ def meaning(data: bytes, service: str) -> Error:
         ProtocolError: it is not a KRB-ERROR.
     """
     asn1.check_message(data, KRB_ERROR, "KRB-ERROR", limit=MAX_KRB_ERROR)
-    code = asn1.load(asn1.KrbError, data, "KRB-ERROR")["error-code"].native
+    code = asn1.load(asn1.KrbError, data, "KRB-ERROR", application=KRB_ERROR).error_code
     if code < 0:
         raise ProtocolError("KRB-ERROR: an error code that is out of range")
     number = codes.KRB5_BASE + code
