@@ -34,7 +34,7 @@ def program(folder: Path, text: str) -> str:
 
 
 def job(job_id: int = 42) -> Job:
-    return Job(job_id, GAMES, 60, f"/tmp/krb5cc_5_{job_id}", 0)
+    return Job(job_id, GAMES, 60, f"FILE:/tmp/krb5cc_5_{job_id}", 0)
 
 
 async def test_runs_as_the_user_with_the_ticket_and_nothing_of_root(folder: Path) -> None:

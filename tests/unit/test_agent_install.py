@@ -211,9 +211,80 @@ def test_remove_leaves_symlinks_directories_and_strangers_alone(tmp: Path) -> No
 
 def test_sweep_removes_half_written_files_only(tmp: Path) -> None:
     (tmp / ".hipercow-slurm-0123456789abcdef").write_text("half a ticket")
-    (tmp / ".hipercow-slurm-directory").mkdir()
+    for number, inside in enumerate(("tkt", "somebody's")):
+        (tmp / f".hipercow-slurm-directory-{number}").mkdir()
+        (tmp / f".hipercow-slurm-directory-{number}" / inside).write_text("x")
     (tmp / ".hipercow-slurm-link").symlink_to("/etc/passwd")
     (tmp / "krb5cc_5001_42").write_text("whole")
-    assert install.sweep(str(tmp)) == 1
-    assert names(tmp) == [".hipercow-slurm-directory", ".hipercow-slurm-link", "krb5cc_5001_42"]
+    assert install.sweep(str(tmp)) == 3
+    assert names(tmp) == [".hipercow-slurm-directory-1", ".hipercow-slurm-link", "krb5cc_5001_42"]
     assert install.sweep(str(tmp / "missing")) == 0
+
+
+def test_dir_appears_whole_and_is_replaced_inside(tmp: Path) -> None:
+    path = tmp / "krb5cc_5001_42"
+    assert install.write_dir(str(path), b"one", uid=ALICE, gid=ALICE) is None
+    check_written(path / "tkt", b"one")
+    check_written(path / "primary", b"tkt\n")
+    assert (path.stat().st_uid, stat.S_IMODE(path.stat().st_mode)) == (ALICE, 0o700) and names(tmp) == [path.name]
+    (path / "primary").unlink()
+    (path / "tkt").unlink()
+    (path / "tkt").symlink_to("/etc/passwd")
+    install.write_dir(str(path), b"two", uid=ALICE, gid=ALICE)
+    check_written(path / "tkt", b"two")
+    assert names(path) == ["primary", "tkt"]
+    assert install.remove_dir(str(path), uid=ALICE) is True and names(tmp) == []
+    assert install.remove_dir(str(path), uid=ALICE) is False
+
+
+@pytest.mark.parametrize("squatter", ["file", "symlink", "empty", "full"])
+def test_dir_takes_its_name_from_a_squatter(tmp: Path, squatter: str) -> None:
+    """Job ids can be guessed: nothing that bob puts there may keep alice's ticket away, or get at it."""
+    path, target = tmp / "krb5cc_5001_42", tmp.parent / "bobs"
+    target.mkdir()
+    match squatter:
+        case "file":
+            path.write_text("bob's")
+        case "symlink":
+            path.symlink_to(target)
+        case _:
+            path.mkdir()
+            if squatter == "full":
+                (path / "tkt").write_text("bob's")
+    os.chown(path, BOB, BOB, follow_symlinks=False)
+    moved = install.write_dir(str(path), b"one", uid=ALICE, gid=ALICE)
+    check_written(path / "tkt", b"one")
+    assert path.lstat().st_uid == ALICE and names(target) == []
+    assert moved is None if squatter == "empty" else moved in names(tmp), (moved, names(tmp))
+
+
+def test_dir_removal_reaches_nothing_of_others(tmp: Path) -> None:
+    path, victim = tmp / "krb5cc_5001_42", tmp.parent / "victim"
+    victim.mkdir()
+    (victim / "tkt").write_text("bob's")
+    path.symlink_to(victim)
+    with pytest.raises(UnavailableError):
+        install.remove_dir(str(path), uid=ALICE)
+    assert names(victim) == ["tkt"]
+    path.unlink()
+    path.mkdir(mode=0o700)
+    os.chown(path, BOB, BOB)
+    (path / "tkt").write_text("bob's")
+    with pytest.raises(UnavailableError):
+        install.remove_dir(str(path), uid=ALICE)
+    assert names(path) == ["tkt"]
+
+
+def test_only_a_folder_of_the_uid_is_made_and_only_where_root_alone_writes(tmp: Path) -> None:
+    private = tmp.parent / "tickets"
+    install.make_folder(str(private))
+    assert private.stat().st_mode & 0o777 == 0o755
+    path = private / str(ALICE) / "krb5cc_42"
+    install.write(str(path), b"one", uid=ALICE, gid=ALICE)
+    assert (path.parent.stat().st_uid, stat.S_IMODE(path.parent.stat().st_mode)) == (ALICE, 0o700)
+    install.remove(str(path), uid=ALICE)
+    assert names(private) == [], "the empty folder stays"
+    for wrong in (private / "other" / "krb5cc_42", tmp / str(ALICE) / "krb5cc_42"):
+        with pytest.raises(UnavailableError):
+            install.write(str(wrong), b"one", uid=ALICE, gid=ALICE)
+    assert names(private) == [] and names(tmp) == []

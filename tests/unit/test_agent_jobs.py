@@ -21,7 +21,7 @@ def ticket(start: int, end: int, *, till: int = 100_000, client: str = "alice@R"
 
 
 def job(job_id: int = 42, uid: int = UID, *, started: int = 0, held: Ticket | None = None) -> Job:
-    return Job(job_id, uid, uid, f"/tmp/krb5cc_{uid}_{job_id}", started, held)
+    return Job(job_id, uid, uid, f"FILE:/tmp/krb5cc_{uid}_{job_id}", started, held)
 
 
 def table(*, poll_s: float = 30, chance: Callable[[], float] = lambda: 0.0) -> Jobs:

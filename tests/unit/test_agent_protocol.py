@@ -55,14 +55,16 @@ def test_any_bytes_are_a_request_or_refused(line: bytes) -> None:
 
 @given(st.text(max_size=1000))
 def test_replies_are_one_line_within_the_limit(sentence: str) -> None:
-    for reply in (protocol.none("warn", "/tmp/krb5cc_5001_42", sentence), protocol.refused("code", sentence)):
+    for reply in (protocol.none("warn", "FILE:/tmp/krb5cc_5001_42", sentence), protocol.refused("code", sentence)):
         assert len(reply) <= protocol.REPLY_LIMIT and reply.count(b"\n") == 1 and reply.endswith(b"\n")
         reply.decode("utf-8")
-    assert protocol.none("warn", "/tmp/krb5cc_5001_42", sentence).startswith(b"none warn FILE:/tmp/krb5cc_5001_42 ")
+    assert protocol.none("warn", "FILE:/tmp/krb5cc_5001_42", sentence).startswith(
+        b"none warn FILE:/tmp/krb5cc_5001_42 "
+    )
 
 
 def test_replies() -> None:
-    assert protocol.ok("/tmp/krb5cc_5001_42") == b"ok FILE:/tmp/krb5cc_5001_42\n"
+    assert protocol.ok("FILE:/tmp/krb5cc_5001_42") == b"ok FILE:/tmp/krb5cc_5001_42\n"
     assert protocol.ok() == b"ok\n"
     assert protocol.none("require", None, "no\nticket") == b"none require - no ticket\n"
     assert protocol.refused("bad-request", "what?") == b"error bad-request what?\n"
@@ -71,20 +73,25 @@ def test_replies() -> None:
 @pytest.mark.parametrize(
     ("pattern", "expected"),
     [
-        ("/tmp/krb5cc_%u_%j", "/tmp/krb5cc_5001_42"),
-        ("/run/user/%u/krb5cc_%j", "/run/user/5001/krb5cc_42"),
-        ("/tmp/%%u%j", "/tmp/%u42"),
-        ("/tmp/%%%j", "/tmp/%42"),
+        ("/tmp/krb5cc_%u_%j", "FILE:/tmp/krb5cc_5001_42"),
+        ("FILE:/run/user/%u/krb5cc_%j", "FILE:/run/user/5001/krb5cc_42"),
+        ("/tmp/%%u%j", "FILE:/tmp/%u42"),
+        ("/tmp/%%%j", "FILE:/tmp/%42"),
+        ("DIR:/run/user/%u/krb5cc_%j", "DIR:/run/user/5001/krb5cc_42"),
+        ("KEYRING:persistent:%u:job-%j", "KEYRING:persistent:5001:job-42"),
+        ("KEYRING:user:slurm:%j", "KEYRING:user:slurm:42"),
+        ("KCM:%u:%j", "KCM:5001:42"),
     ],
 )
 def test_ccache_pattern(pattern: str, expected: str) -> None:
-    assert CCachePattern(pattern).path(5001, 42) == expected
+    assert CCachePattern(pattern).name(5001, 42) == expected
 
 
 @pytest.mark.parametrize(
     "pattern",
     ["krb5cc_%j", "/tmp/krb5cc_%u", "/tmp/krb5cc_%%j", "/tmp/%x_%j", "/tmp/%j/", "/tmp/../%j", "/tmp//%j", "/tmp/%j%",
-     "/" + "a" * 400 + "%j"],
+     "/" + "a" * 400 + "%j", "/tmp/a b%j", "/tmp/\n%j", "KEYRING:session:%j", "KEYRING:persistent:0:%j", "KCM:%j",
+     "KCM:%u", "MEMORY:%j", "DIR:krb5cc_%j", "DIR:/tmp/krb5cc_%u", "KCM:%u:%j:x"],
 )  # fmt: skip
 def test_ccache_pattern_refused(pattern: str) -> None:
     with pytest.raises(ConfigError):

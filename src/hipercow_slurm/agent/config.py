@@ -11,6 +11,7 @@ from typing import Literal
 import msgspec
 
 from hipercow_slurm import config
+from hipercow_slurm.agent import place
 from hipercow_slurm.errors import ConfigError
 
 Policy = Literal["require", "warn", "allow"]
@@ -43,8 +44,9 @@ class AgentConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     Attributes:
         socket: unix socket the SPANK plugin asks.
-        ccache: where a job's ticket goes; ``%u`` is the uid, ``%j`` the job id, ``%%`` a percent sign. rpc.gssd
-            finds it only if the name contains ``krb5cc`` and the directory is one of those it scans.
+        ccache: where a job's ticket goes; ``%u`` is the uid, ``%j`` the job id, ``%%`` a percent sign. A path (FILE),
+            or ``DIR:``, ``KEYRING:persistent:%u:``, ``KEYRING:user:NAME:``, ``KCM:%u:`` and more with ``%j`` in it.
+            rpc.gssd finds files only if the name contains ``krb5cc`` and the directory is one of those it scans.
         state_dir: one small file per job, so that a restarted agent goes on; no secrets in it.
         keytab, principal: the node's own key; the default principal is ``host/`` and this host's full name.
         policy: what a job without a ticket means: require, warn or allow.
@@ -81,30 +83,52 @@ class File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 @dataclass(frozen=True, slots=True)
 class CCachePattern:
-    """The configured place of a job's ccache, checked: ``path(uid, job_id)`` is absolute and one per job."""
+    """The configured place of a job's ccache, checked: ``name(uid, job_id)`` is a full name and one per job."""
 
     text: str
 
     def __post_init__(self) -> None:
+        kind, rest = place.split(self.text)
         signs = re.findall(r"%(.?)", self.text.replace("%%", ""))
-        if not self.text.startswith("/") or self.text.endswith("/") or "\0" in self.text:
-            raise ConfigError(f"agent.ccache {self.text!r} must be the absolute path of a file")
-        if ".." in self.text.split("/") or "//" in self.text:
-            raise ConfigError(f"agent.ccache {self.text!r} must not contain '..' or '//'")
+        if kind in place.FILES:
+            self._check_path(rest)
+        elif not re.match(r"(KEYRING:(persistent:%u|user:[^:/]+):|KCM:%u:)[^:/]+$", self.text):
+            raise ConfigError(
+                f"agent.ccache {self.text!r} is no place for a job's ticket",
+                hint="a path, DIR:/PATH, KEYRING:persistent:%u:%j, KEYRING:user:NAME:%j or KCM:%u:%j",
+            )
         if not set(signs) <= {"u", "j"}:
             raise ConfigError(f"agent.ccache {self.text!r}: only %u (uid), %j (job id) and %% are known")
         if "j" not in signs:
             raise ConfigError(
                 f"agent.ccache {self.text!r} lacks %j",
-                hint="each job needs its own file, or the first to end takes the ticket away",
+                hint="each job needs its own ccache, or the first to end takes the ticket away",
             )
-        if len(self.path(2**32 - 2, 2**32 - 2)) > 400:
-            raise ConfigError(f"agent.ccache {self.text[:60]!r}... is too long")
+        if len(self.name(2**32 - 2, 2**32 - 2)) > 400 or not self.text.isprintable() or " " in self.text:
+            raise ConfigError(f"agent.ccache {self.text[:60]!r}... is too long, or has blanks in it")
 
-    def path(self, uid: int, job_id: int) -> str:
-        """The file of one job."""
+    def _check_path(self, path: str) -> None:
+        if not path.startswith("/") or path.endswith("/"):
+            raise ConfigError(f"agent.ccache {self.text!r} must be an absolute path")
+        if ".." in path.split("/") or "//" in path:
+            raise ConfigError(f"agent.ccache {self.text!r} must not contain '..' or '//'")
+
+    @property
+    def fixed_folder(self) -> str | None:
+        """The part of its directory that is the same for all users; None if it is no file."""
+        folder = place.folder_of(self.text)
+        if folder is None:
+            return None
+        return folder if "%" not in folder else folder.partition("%")[0].rpartition("/")[0] or "/"
+
+    def name(self, uid: int, job_id: int) -> str:
+        """The full name of one job's ccache, ``FILE:/tmp/krb5cc_5001_42``."""
         values = {"%u": str(uid), "%j": str(job_id), "%%": "%"}
-        return re.sub(r"%[uj%]", lambda found: values[found[0]], self.text)
+        return ":".join((place.split(self.text)[0], re.sub(r"%[uj%]", lambda found: values[found[0]], self._rest)))
+
+    @property
+    def _rest(self) -> str:
+        return place.split(self.text)[1]
 
 
 def read(path: Path) -> File:

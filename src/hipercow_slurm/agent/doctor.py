@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from hipercow_slurm.agent import as_user, install, place
 from hipercow_slurm.agent import config as agent_config
 from hipercow_slurm.client.auks_blocking import BlockingAuksClient
 from hipercow_slurm.client.auks_steps import Limits, Server
@@ -185,7 +186,10 @@ def _agent(patient: Patient, agent: agent_config.AgentConfig) -> Iterator[Hop]:
 
 
 def _file(patient: Patient) -> Hop:
-    path, uid = Path(patient.job["ccache"].removeprefix("FILE:")), patient.job["uid"]
+    (kind, rest), uid = place.split(patient.job["ccache"]), patient.job["uid"]
+    if kind in place.MEMORIES:
+        return _memory(patient.job["ccache"], uid)
+    path = Path(rest if kind == "FILE" else f"{rest}/{install.TICKET}")
     try:
         found = path.lstat()
         content = path.read_bytes() if stat.S_ISREG(found.st_mode) else b""
@@ -202,6 +206,24 @@ def _file(patient: Patient) -> Hop:
     if until <= time.time():
         return Hop("file", "bad", f"{path} ended at {_clock(until)}", "see the hops before")
     return Hop("file", "good", f"{path} is {_name(uid)}'s alone and good until {_clock(until)}")
+
+
+def _memory(name: str, uid: int) -> Hop:
+    """A ccache that only its user can reach."""
+    mine = os.geteuid() == uid
+    content = None
+    if mine or os.geteuid() == 0:
+        try:
+            content = place.Places().read(name, uid=uid, gid=pwd.getpwuid(uid).pw_gid)
+        except KeyError as error:
+            return Hop("file", "bad", f"{name}: {error}", "does this node know the job's user?")
+    if content is None:
+        todo = "the agent looks every five minutes and at each newer ticket; does the KCM daemon run? who ran kdestroy?"
+        return Hop("file", "bad", f"{name} has no ticket of {_name(uid)}", todo)
+    until = ccfile.read_tgt(content).times.endtime
+    if until <= time.time():
+        return Hop("file", "bad", f"{name} ended at {_clock(until)}", "see the hops before")
+    return Hop("file", "good", f"{name} is {_name(uid)}'s and good until {_clock(until)}")
 
 
 def _filesystems(patient: Patient, agent: agent_config.AgentConfig) -> Iterator[Hop]:
@@ -241,7 +263,13 @@ def _gssd(patient: Patient, agent: agent_config.AgentConfig) -> Iterator[Hop]:
         yield Hop("gssd", "warning", sentence, todo)
     else:
         yield Hop("gssd", "good", f"the kernel forgets a user's access {bound} s after the ticket is gone")
-    folder, name = agent.ccache.rsplit("/", 1)
+    kind, rest = place.split(agent.ccache)
+    if kind in place.MEMORIES:
+        name = as_user.collection(agent.ccache).replace("%u", "%{uid}")
+        todo = f"in /etc/krb5.conf: [libdefaults] default_ccache_name = {name}"
+        yield Hop("gssd", "warning", f"rpc.gssd finds a {kind} ccache only if it is this host's default kind", todo)
+        return
+    folder, name = rest.rsplit("/", 1)
     scanned = section.get("cred-cache-directory", "/tmp:/run/user/%U").split(":")  # noqa: S108
     if (folder or "/").replace("%u", "%U") not in scanned or "krb5cc" not in name:
         sentence = f"rpc.gssd looks for *krb5cc* in {':'.join(scanned)}, and not for {agent.ccache}"

@@ -94,7 +94,7 @@ def _run(program: str, job: Job, event: Event, deadline_s: float) -> int | None:
             "HOME": person.home,
             "USER": person.name,
             "LOGNAME": person.name,
-            "KRB5CCNAME": f"FILE:{job.path}",
+            "KRB5CCNAME": job.ccache,
             "SLURM_JOB_ID": str(job.job_id),
             "HIPERCOW_SLURM_EVENT": event,
         },

@@ -1,4 +1,4 @@
-"""Writing and removing a job's ccache as root, in a directory where everybody may write.
+"""Writing and removing a job's ccache as root, in a directory where everybody may write: a FILE, or the FILE in a DIR.
 
 The file is complete or absent at every instant, belongs to the user from its first byte, and nobody else can read
 it or get at another file through it:
@@ -10,11 +10,14 @@ created with O_EXCL, then renamed. A rename replaces a symlink or another user's
 points to. Only a directory can stand in its way; it is moved aside.
 Rule 3: removed only if it is a regular file of the user's or root's.
 Rule 4: no fsync. After a power loss the file must go anyway, and what is needed for that is in the agent's state.
+Rule 5: a missing directory whose name is the uid, below one that only root can write to, is made, for the user alone,
+and goes when it is empty. No other is made here.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import secrets
 import stat
@@ -24,6 +27,7 @@ from hipercow_slurm.errors import UnavailableError
 
 ASIDE = ".hipercow-slurm-"
 READ_LIMIT = 1024 * 1024
+TICKET, PRIMARY = "tkt", "primary"  # in a DIR ccache: the cache, and a file with the name of the cache that counts
 
 
 def write(path: str, content: bytes, *, uid: int, gid: int) -> str | None:
@@ -32,8 +36,8 @@ def write(path: str, content: bytes, *, uid: int, gid: int) -> str | None:
     Raises:
         UnavailableError: code ``ccache-blocked``; the message names the path and the reason. Nothing is left behind.
     """
-    with _explained(path), _directory(path, uid) as (folder, name):
-        aside = f"{ASIDE}{secrets.token_hex(8)}"
+    with _explained(path), _directory(path, uid, make_for=gid) as (folder, name):
+        aside = _aside()
         moved = None
         file = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=folder)
         try:
@@ -57,11 +61,46 @@ def remove(path: str, *, uid: int) -> bool:
     Raises:
         UnavailableError: code ``ccache-blocked``, as for ``write``.
     """
+    found = False
     with _explained(path), contextlib.suppress(FileNotFoundError), _directory(path, uid) as (folder, name):
         if _ours(folder, name, uid):
             os.unlink(name, dir_fd=folder)
-            return True
-    return False
+            found = True
+    _remove_empty(path, uid)
+    return found
+
+
+def write_dir(path: str, content: bytes, *, uid: int, gid: int) -> str | None:
+    """The same for a DIR ccache at ``path``; the directory appears with the ticket in it."""
+    with _explained(path), _directory(path, uid, make_for=gid) as (folder, name):
+        if not _own_directory(folder, name, uid):
+            return _new_dir(folder, name, content, uid, gid)
+    if not present(f"{path}/{PRIMARY}", uid=uid):
+        write(f"{path}/{PRIMARY}", f"{TICKET}\n".encode(), uid=uid, gid=gid)
+    return write(f"{path}/{TICKET}", content, uid=uid, gid=gid)
+
+
+def remove_dir(path: str, *, uid: int) -> bool:
+    """Remove the caches in the DIR ccache at ``path``, and the directory if the user has put nothing else into it."""
+    found = False
+    with _explained(path), contextlib.suppress(FileNotFoundError), _directory(f"{path}/.", uid) as (folder, _):
+        for name in _names(folder):
+            if name == PRIMARY or name.startswith((TICKET, ASIDE)):
+                with contextlib.suppress(OSError):  # a directory of that name: no ticket
+                    os.unlink(name, dir_fd=folder)
+                    found = True
+    with contextlib.suppress(OSError), _directory(path, uid) as (folder, name):
+        os.rmdir(name, dir_fd=folder)
+    _remove_empty(path, uid)
+    return found
+
+
+def make_folder(path: str) -> None:
+    """The fixed part of a configured place, for the agent's start: made if only its last directory is missing and
+    only root can write where it is to be. A folder that cannot be made is the trouble of the first ticket."""
+    with contextlib.suppress(OSError), _directory(path, 0) as (folder, name):
+        if _roots_alone(os.fstat(folder)):
+            os.mkdir(name, 0o755, dir_fd=folder)
 
 
 def present(path: str, *, uid: int) -> bool:
@@ -90,9 +129,12 @@ def sweep(directory: str) -> int:
     count = 0
     with contextlib.suppress(OSError), os.scandir(directory) as entries:
         for entry in entries:
-            if entry.name.startswith(ASIDE) and entry.is_file(follow_symlinks=False):
-                with contextlib.suppress(OSError):
-                    os.unlink(entry.path)  # noqa: PTH108
+            if entry.name.startswith(ASIDE) and not entry.is_symlink():
+                with contextlib.suppress(OSError, UnavailableError):
+                    if entry.is_dir(follow_symlinks=False):
+                        remove_dir(entry.path, uid=entry.stat(follow_symlinks=False).st_uid)
+                    else:
+                        os.unlink(entry.path)  # noqa: PTH108
                     count += 1
     return count
 
@@ -109,19 +151,44 @@ def _explained(path: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _directory(path: str, uid: int) -> Iterator[tuple[int, str]]:
-    """Rule 1: a descriptor of the directory of ``path``, and the name inside it."""
+def _directory(path: str, uid: int, *, make_for: int | None = None) -> Iterator[tuple[int, str]]:
+    """Rule 1: a descriptor of the directory of ``path``, and the name inside it. With ``make_for``, a gid: rule 5."""
     *parts, name = path.strip("/").split("/")
     folder = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         for part in parts:
-            inner = os.open(part, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
+            inner = _enter(folder, part, uid, make_for)
             os.close(folder)
             folder = inner
             _check_directory(os.fstat(folder), part, uid)
         yield folder, name
     finally:
         os.close(folder)
+
+
+def _enter(folder: int, part: str, uid: int, gid: int | None) -> int:
+    flags = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        return os.open(part, flags, dir_fd=folder)
+    except FileNotFoundError:
+        if gid is None or part != str(uid) or not _roots_alone(os.fstat(folder)):
+            raise
+    os.mkdir(part, 0o700, dir_fd=folder)
+    os.chown(part, uid, gid, dir_fd=folder, follow_symlinks=False)
+    return os.open(part, flags, dir_fd=folder)
+
+
+def _remove_empty(path: str, uid: int) -> None:
+    """Rule 5's end: what was made there goes with the last ticket; a mount point of logind's stays (EBUSY)."""
+    parent, _, _ = path.rpartition("/")
+    if parent.rpartition("/")[2] == str(uid):
+        with contextlib.suppress(OSError), _directory(parent, uid) as (folder, name):
+            if _roots_alone(os.fstat(folder)):
+                os.rmdir(name, dir_fd=folder)
+
+
+def _roots_alone(found: os.stat_result) -> bool:
+    return found.st_uid == 0 and not found.st_mode & 0o022
 
 
 def _check_directory(found: os.stat_result, part: str, uid: int) -> None:
@@ -131,6 +198,53 @@ def _check_directory(found: os.stat_result, part: str, uid: int) -> None:
         raise OSError(f"others may rename files in directory {part!r} (mode {stat.S_IMODE(found.st_mode):04o})")
 
 
+def _own_directory(folder: int, name: str, uid: int) -> bool:
+    """Whether the user's own directory, closed to others, is there already."""
+    try:
+        found = os.stat(name, dir_fd=folder, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return stat.S_ISDIR(found.st_mode) and found.st_uid == uid and not found.st_mode & 0o077
+
+
+def _new_dir(folder: int, name: str, content: bytes, uid: int, gid: int) -> str | None:
+    aside = _aside()
+    os.mkdir(aside, 0o700, dir_fd=folder)
+    inner = os.open(aside, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
+    try:
+        for one, text in ((PRIMARY, f"{TICKET}\n".encode()), (TICKET, content)):
+            file = os.open(one, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=inner)
+            try:
+                os.fchmod(file, 0o600)
+                os.fchown(file, uid, gid)
+                _write_all(file, text)
+            finally:
+                os.close(file)
+        os.fchown(inner, uid, gid)
+        return _rename_over(folder, aside, name)
+    except BaseException:
+        for one in (PRIMARY, TICKET):
+            with contextlib.suppress(OSError):
+                os.unlink(one, dir_fd=inner)
+        with contextlib.suppress(OSError):
+            os.rmdir(aside, dir_fd=folder)
+        raise
+    finally:
+        os.close(inner)
+
+
+def _names(folder: int) -> list[str]:
+    readable = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=folder)
+    try:
+        return os.listdir(readable)  # noqa: PTH208  of a descriptor
+    finally:
+        os.close(readable)
+
+
+def _aside() -> str:
+    return f"{ASIDE}{secrets.token_hex(8)}"
+
+
 def _write_all(file: int, content: bytes) -> None:
     view = memoryview(content)
     while view:
@@ -138,10 +252,13 @@ def _write_all(file: int, content: bytes) -> None:
 
 
 def _rename_over(folder: int, aside: str, name: str) -> str | None:
-    """Rule 2. Somebody who makes a directory of a coming job's name must not be able to keep its ticket away."""
+    """Rule 2. Somebody who makes a directory of a coming job's name (or, where that is to be a directory, anything)
+    must not be able to keep its ticket away."""
     try:
         os.rename(aside, name, src_dir_fd=folder, dst_dir_fd=folder)
-    except IsADirectoryError:
+    except OSError as error:
+        if error.errno not in (errno.EISDIR, errno.ENOTDIR, errno.ENOTEMPTY, errno.EEXIST):
+            raise
         moved = f"hipercow-slurm-squatter-{secrets.token_hex(8)}"
         os.rename(name, moved, src_dir_fd=folder, dst_dir_fd=folder)
         os.rename(aside, name, src_dir_fd=folder, dst_dir_fd=folder)

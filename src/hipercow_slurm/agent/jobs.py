@@ -56,7 +56,7 @@ class Job:
     """One job on this node.
 
     Attributes:
-        path: the file of its ccache.
+        ccache: full name of its ccache.
         started: when we first heard of it.
         ticket: what its ccache holds; None if nothing.
         problem: why the last attempt to write the ccache failed; None if it did not.
@@ -67,7 +67,7 @@ class Job:
     job_id: int
     uid: int
     gid: int
-    path: str
+    ccache: str
     started: int
     ticket: Ticket | None = None
     problem: Problem | None = None

@@ -8,7 +8,6 @@ lock: a job that ends while its ticket is being written ends after it.
 from __future__ import annotations
 
 import asyncio
-import os
 import pwd
 import random
 import time
@@ -18,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from hipercow_slurm import log
-from hipercow_slurm.agent import install, live
+from hipercow_slurm.agent import install, live, place
 from hipercow_slurm.agent.config import AgentConfig, CCachePattern
 from hipercow_slurm.agent.helper import Helper
 from hipercow_slurm.agent.jobs import Job, Jobs, Problem, State, Ticket, state
@@ -59,6 +58,7 @@ class Keeper:
         self.jobs = Jobs(poll_s=config.poll_s, chance=random.random)
         self.config = config
         self._pattern = CCachePattern(config.ccache)
+        self._places = place.Places()
         self._source = source
         self._disk = disk
         self._live_jobs = live_jobs
@@ -79,7 +79,7 @@ class Keeper:
         if old is not None and old.uid != uid:  # Slurm counts from 1 again when its state was lost
             await self.end(job_id, old.uid)
         now = time.time()
-        job = Job(job_id, uid, gid, self._pattern.path(uid, job_id), int(now), spared_until=now + self.config.sweep_s)
+        job = Job(job_id, uid, gid, self._pattern.name(uid, job_id), int(now), spared_until=now + self.config.sweep_s)
         async with self._lock(uid):
             job = self.jobs.start(job, now)
             self._kick.set()  # the question runs meanwhile; its answer is written after the record: it needs this lock
@@ -110,9 +110,10 @@ class Keeper:
             job = self.jobs.get(job_id)
             if job is not None and job.uid == owner:
                 self.jobs.end(job_id)
-                await self._files(self._clean, job_id, job.path, owner)
+                await self._files(self._clean, job)
             elif job is None:
-                await self._files(self._clean, job_id, self._pattern.path(owner, job_id), owner)
+                name = self._pattern.name(owner, job_id)
+                await self._files(self._clean, Job(job_id, owner, _gid_of(owner), name, 0))
 
     # --- life -----------------------------------------------------------------------------------------------------
 
@@ -122,13 +123,14 @@ class Keeper:
         for name in strange:
             log.get().error("agent.state_unreadable", file=name, hint="look at it, then remove it")
         for job in gone:
-            await self._files(self._clean, job.job_id, job.path, job.uid)
+            await self._files(self._clean, job)
         for job in running:
             self.jobs.restore(job, time.time())
-        places = {os.path.dirname(job.path) for job in [*running, *gone]}  # noqa: PTH120
-        if "%" not in os.path.dirname(self.config.ccache):  # noqa: PTH120
-            places.add(os.path.dirname(self.config.ccache))  # noqa: PTH120
-        half_written = [await self._files(install.sweep, place) for place in places]
+        folders = {folder for job in [*running, *gone] if (folder := place.folder_of(job.ccache))}
+        if fixed := self._pattern.fixed_folder:
+            await self._files(install.make_folder, fixed)
+            folders.add(fixed)
+        half_written = [await self._files(install.sweep, folder) for folder in folders]
         if running or gone or any(half_written):
             log.get().info("agent.took_over", jobs=len(running), gone=len(gone), half_written=sum(half_written))
 
@@ -203,7 +205,7 @@ class Keeper:
     async def _renew(self, uid: int) -> None:
         """The cache is away: have the KDC renew the ticket that a job here has; trouble is the next question's."""
         job = self.jobs.to_renew(uid, time.time())
-        content = await self._files(_read, job) if job is not None else None
+        content = await self._files(self._read, job) if job is not None else None
         if job is None or job.ticket is None or content is None:
             return
         try:
@@ -232,7 +234,7 @@ class Keeper:
         found = Ticket(cred.client, cred.times) if cred is not None else None
         async with self._lock(uid):
             for job in self.jobs.of(uid):
-                if job.ticket is not None and not await self._files(_present, job):
+                if job.ticket is not None and not await self._files(self._present, job):
                     job.ticket = None
             jobs, problem = self.jobs.answer(uid, found, time.time())
             if cred is None or found is None or not jobs:
@@ -247,13 +249,13 @@ class Keeper:
             return problem
 
     async def _write(self, job: Job, content: bytes, found: Ticket) -> None:
-        moved = await self._files(_write, job, content)
+        moved = await self._files(self._put, job, content)
         if moved:
-            log.get().warning("agent.squatter_moved", job_id=job.job_id, path=job.path, to=moved)
+            log.get().warning("agent.squatter_moved", job_id=job.job_id, ccache=job.ccache, to=moved)
         old, job.ticket, job.problem = job.ticket, found, None
         log.get().info(
             "agent.ticket_replaced" if old else "agent.ticket_installed",
-            job_id=job.job_id, uid=job.uid, principal=found.client, ccache=job.path,
+            job_id=job.job_id, uid=job.uid, principal=found.client, ccache=job.ccache,
             endtime=found.times.endtime, **({"old_endtime": old.times.endtime} if old else {}),
         )  # fmt: skip
         await self._remember(job, durable=False)
@@ -263,7 +265,7 @@ class Keeper:
 
     async def _good(self, job: Job) -> bool:
         """Whether the job has, on disk, a ticket that is good now."""
-        return self._problem(job) is None and await self._files(_present, job)
+        return self._problem(job) is None and await self._files(self._present, job)
 
     async def _settled(self, job: Job) -> tuple[Job, Problem | None]:
         """Wait until the job has a ticket, or until waiting cannot change that, or until ``answer_s`` is over."""
@@ -279,7 +281,7 @@ class Keeper:
             if problem is not None and not problem.passing:
                 return job, problem
             if left <= 0:
-                return job, problem or Problem("ccache-missing", f"{job.path} has disappeared", passing=True)
+                return job, problem or Problem("ccache-missing", f"{job.ccache} has disappeared", passing=True)
         return job, Problem("job-ended", f"job {job.job_id} has ended", passing=False)
 
     def _problem(self, job: Job) -> Problem | None:
@@ -318,27 +320,24 @@ class Keeper:
         except OSError as error:
             log.get().error("agent.state_failed", job_id=job.job_id, why=str(error))
 
-    def _clean(self, job_id: int, path: str, uid: int) -> None:
+    def _clean(self, job: Job) -> None:
         """Remove the ccache, then the memory of it: the other order could leave a ticket nobody knows of."""
         try:
-            if install.remove(path, uid=uid):
-                log.get().info("agent.ticket_removed", job_id=job_id, uid=uid, ccache=path)
+            if self._places.remove(job.ccache, uid=job.uid, gid=job.gid):
+                log.get().info("agent.ticket_removed", job_id=job.job_id, uid=job.uid, ccache=job.ccache)
         except UnavailableError as error:
-            log.get().error("agent.remove_failed", job_id=job_id, uid=uid, why=error.message)
+            log.get().error("agent.remove_failed", job_id=job.job_id, uid=job.uid, why=error.message)
             return
-        self._disk.forget(job_id)
+        self._disk.forget(job.job_id)
 
+    def _put(self, job: Job, content: bytes) -> str | None:
+        return self._places.write(job.ccache, content, uid=job.uid, gid=job.gid)
 
-def _read(job: Job) -> bytes | None:
-    return install.read(job.path, uid=job.uid)
+    def _present(self, job: Job) -> bool:
+        return self._places.present(job.ccache, uid=job.uid, gid=job.gid)
 
-
-def _present(job: Job) -> bool:
-    return install.present(job.path, uid=job.uid)
-
-
-def _write(job: Job, content: bytes) -> str | None:
-    return install.write(job.path, content, uid=job.uid, gid=job.gid)
+    def _read(self, job: Job) -> bytes | None:
+        return self._places.read(job.ccache, uid=job.uid, gid=job.gid)
 
 
 def _save(disk: Disk, job: Job, durable: Any) -> None:

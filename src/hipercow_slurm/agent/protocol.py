@@ -84,14 +84,14 @@ def parse(line: bytes) -> Request:
     return Status()
 
 
-def ok(path: str | None = None) -> bytes:
-    """``ok``, or ``ok CCACHE`` for the file at ``path``."""
-    return b"ok\n" if path is None else _line(f"ok FILE:{path}")
+def ok(ccache: str | None = None) -> bytes:
+    """``ok``, or ``ok CCACHE``."""
+    return b"ok\n" if ccache is None else _line(f"ok {ccache}")
 
 
-def none(policy: Policy, path: str | None, sentence: str) -> bytes:
-    """No ticket; one may still appear at ``path``."""
-    return _line(f"none {policy} {'FILE:' + path if path else '-'} {sentence}")
+def none(policy: Policy, ccache: str | None, sentence: str) -> bytes:
+    """No ticket; one may still appear in ``ccache``."""
+    return _line(f"none {policy} {ccache or '-'} {sentence}")
 
 
 def refused(code: str, sentence: str) -> bytes:

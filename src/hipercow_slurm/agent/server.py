@@ -99,8 +99,8 @@ class Server:
             await self._holder.settled(request.job_id)  # its step is not to fail before slurmctld has it back
             job, problem = await self._keeper.ccache(request.job_id, request.uid, request.gid)
         if problem is None:
-            return protocol.ok(job.path)
-        return protocol.none(config.policy, job.path, problem.sentence)
+            return protocol.ok(job.ccache)
+        return protocol.none(config.policy, job.ccache, problem.sentence)
 
 
 async def _line(reader: asyncio.StreamReader) -> bytes:

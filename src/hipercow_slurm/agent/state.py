@@ -25,7 +25,7 @@ class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     job_id: int
     uid: int
     gid: int
-    path: str
+    ccache: str
     started: int
     boot: str
     client: str | None = None
@@ -96,7 +96,7 @@ class State:
         times = job.ticket.times if job.ticket else TicketTimes(0, 0, 0)
         client = job.ticket.client if job.ticket else None
         return Record(
-            job.job_id, job.uid, job.gid, job.path, job.started, self.boot,
+            job.job_id, job.uid, job.gid, job.ccache, job.started, self.boot,
             client, times.starttime, times.endtime, times.renew_till,
         )  # fmt: skip
 
@@ -104,4 +104,4 @@ class State:
 def _job(record: Record) -> Job:
     times = TicketTimes(record.starttime, record.endtime, record.renew_till)
     ticket = Ticket(record.client, times) if record.client else None
-    return Job(record.job_id, record.uid, record.gid, record.path, record.started, ticket)
+    return Job(record.job_id, record.uid, record.gid, record.ccache, record.started, ticket)

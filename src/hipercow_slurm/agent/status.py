@@ -40,7 +40,7 @@ class Status:
         return {
             "job_id": job.job_id,
             "uid": job.uid,
-            "ccache": f"FILE:{job.path}",
+            "ccache": job.ccache,
             "state": state(job, now),
             "principal": job.ticket.client if job.ticket else None,
             "valid_until": times.endtime if times else None,

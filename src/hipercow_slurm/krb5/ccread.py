@@ -43,6 +43,25 @@ def read_all(ccache: str | None, *, destroy: bool = False) -> tuple[str, list[Ti
             (lib.krb5_cc_destroy if destroy else lib.krb5_cc_close)(own_context, holder[0])
 
 
+def names() -> list[str]:
+    """Full names of the caches in the default cache's collection (KRB5CCNAME, then krb5.conf)."""
+    doing, found = "list the credential caches", []
+    with fresh() as own_context:
+        cursor, holder = ffi.new("krb5_cccol_cursor *"), ffi.new("krb5_ccache *")
+        check(lib.krb5_cccol_cursor_new(own_context, cursor), doing, codes.CCACHE, own_context)
+        try:
+            while not lib.krb5_cccol_cursor_next(own_context, cursor[0], holder) and holder[0] != ffi.NULL:
+                text = ffi.new("char **")
+                code = lib.krb5_cc_get_full_name(own_context, holder[0], text)
+                lib.krb5_cc_close(own_context, holder[0])
+                check(code, doing, codes.CCACHE, own_context)
+                found.append(ffi.string(text[0]).decode(errors="replace"))
+                lib.krb5_free_string(own_context, text[0])
+        finally:
+            lib.krb5_cccol_cursor_free(own_context, cursor)
+    return found
+
+
 def _tickets(own_context: Any, ccache: Any, run: Any) -> list[Ticket]:
     found = []
     cursor, creds = ffi.new("krb5_cc_cursor *"), ffi.new("krb5_creds *")

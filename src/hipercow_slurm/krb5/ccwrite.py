@@ -1,4 +1,4 @@
-"""Storing a credential in a credential cache of any type, in place of what was there."""
+"""Storing a credential in a credential cache of any type, in place of what was there; which one comes first."""
 
 from __future__ import annotations
 
@@ -43,6 +43,22 @@ def store(name: str | None, cred: KrbCred) -> None:
             for one in found:
                 creds, _keep = convert.creds(one)
                 check(lib.krb5_cc_store_cred(own_context, holder[0], creds), doing, codes.CCACHE, own_context)
+        finally:
+            lib.krb5_cc_close(own_context, holder[0])
+
+
+def make_primary(name: str) -> None:
+    """Make a cache the one that its collection shows to programs that name none; nothing where there is no collection.
+
+    Raises:
+        CredentialError: libkrb5 cannot.
+    """
+    doing = f"make {name} the primary cache"
+    with fresh() as own_context:
+        holder = ffi.new("krb5_ccache *")
+        check(lib.krb5_cc_resolve(own_context, os.fsencode(name), holder), doing, codes.CCACHE, own_context)
+        try:
+            check(lib.krb5_cc_switch(own_context, holder[0]), doing, codes.CCACHE, own_context)
         finally:
             lib.krb5_cc_close(own_context, holder[0])
 

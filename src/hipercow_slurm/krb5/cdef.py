@@ -22,6 +22,7 @@ typedef struct _krb5_checksum krb5_checksum;
 typedef struct _krb5_authdata krb5_authdata;
 typedef struct _krb5_ap_rep_enc_part krb5_ap_rep_enc_part;
 typedef void *krb5_cc_cursor;
+typedef struct _krb5_cccol_cursor *krb5_cccol_cursor;
 typedef void *krb5_kt_cursor;
 
 typedef struct _krb5_data { int32_t magic; unsigned int length; char *data; } krb5_data;
@@ -95,6 +96,11 @@ krb5_error_code krb5_cc_close(krb5_context, krb5_ccache);
 krb5_error_code krb5_cc_get_principal(krb5_context, krb5_ccache, krb5_principal *);
 krb5_error_code krb5_cc_start_seq_get(krb5_context, krb5_ccache, krb5_cc_cursor *);
 krb5_error_code krb5_cc_next_cred(krb5_context, krb5_ccache, krb5_cc_cursor *, krb5_creds *);
+krb5_error_code krb5_cc_switch(krb5_context, krb5_ccache);
+krb5_error_code krb5_cc_get_full_name(krb5_context, krb5_ccache, char **);
+krb5_error_code krb5_cccol_cursor_new(krb5_context, krb5_cccol_cursor *);
+krb5_error_code krb5_cccol_cursor_next(krb5_context, krb5_cccol_cursor, krb5_ccache *);
+krb5_error_code krb5_cccol_cursor_free(krb5_context, krb5_cccol_cursor *);
 krb5_error_code krb5_cc_end_seq_get(krb5_context, krb5_ccache, krb5_cc_cursor *);
 """
 

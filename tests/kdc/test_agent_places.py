@@ -1,0 +1,120 @@
+"""The kinds of ccache a site may choose, each through the life of a job: a real KDC, the real auksd, the agent."""
+
+from __future__ import annotations
+
+import os
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from agent_box import Agent, Site, make_site, until
+from auksd_box import SERVICE, uid_of
+
+pytestmark = pytest.mark.kdc
+
+GAMES, NEWS = uid_of("games"), uid_of("news")
+FIRST, SECOND = 4000000001, 4000000002  # no slurmstepd on this machine has such a job
+KINDS = {
+    "folder of the user": "FILE:{folder}/tickets/%u/krb5cc_%j",
+    "directory": "DIR:{folder}/tmp/krb5cc_%u_%j",
+    "keyring": "KEYRING:persistent:%u:%j",
+    "user's keyring": "KEYRING:user:hipercow-{pid}:%j",
+}
+
+
+@pytest.fixture(scope="module")
+def site() -> Iterator[Site]:
+    yield from make_site()
+
+
+def run(name: str, *command: str, uid: int = GAMES) -> subprocess.CompletedProcess[str]:
+    """A program of a job whose KRB5CCNAME is ``name``."""
+    environment = {"PATH": "/usr/bin:/bin", "KRB5CCNAME": name, "KRB5_CONFIG": os.environ["KRB5_CONFIG"]}
+    return subprocess.run(
+        command, user=uid, group=uid, extra_groups=[], env=environment, capture_output=True, text=True, timeout=20
+    )
+
+
+def works(name: str) -> bool:
+    return run(name, "kvno", SERVICE).returncode == 0
+
+
+@pytest.fixture(params=KINDS)
+def agent(request: pytest.FixtureRequest, site: Site) -> Iterator[Agent]:
+    """An agent whose tickets are of one kind; what a failed test leaves in the kernel is removed."""
+    site.login("games")
+    folder = site.folder / f"node-{sum(1 for _ in site.folder.glob('node-*'))}"
+    pattern = KINDS[request.param].format(folder=folder, pid=os.getpid())
+    with site.agent(folder.name, ccache=pattern, poll_s=1.0, sweep_s=0.5) as made:
+        yield made
+    for job in (FIRST, SECOND):
+        run(pattern.replace("%u", str(GAMES)).replace("%j", str(job)), "kdestroy", "-q")
+
+
+def start(agent: Agent, job: int) -> str:
+    reply = agent.ask(f"start {job} {GAMES} {GAMES}")
+    assert reply.startswith("ok "), (reply, agent.log)
+    return reply[3:]
+
+
+def test_two_jobs_of_one_user_and_the_first_ends(agent: Agent) -> None:
+    one, two = start(agent, FIRST), start(agent, SECOND)
+    for name in (one, two):
+        assert works(name), run(name, "klist")
+        assert run(name, "klist", uid=NEWS).returncode != 0, f"another user read {name}"
+    assert agent.ask(f"end {FIRST}") == "ok"
+    assert works(two), run(two, "klist")
+    assert agent.ask(f"end {SECOND}") == "ok"
+    assert agent.names() == [] and not list(agent.folder.glob("tickets/*")), "something is left behind"
+    for name in (one, two):
+        assert run(name, "klist", "-s").returncode != 0, f"{name} is still there"
+    assert len(agent.lines("agent.ticket_removed")) == 2, agent.log
+
+
+def test_a_fresh_login_reaches_the_job_and_so_does_an_agent_that_was_killed(site: Site, agent: Agent) -> None:
+    name = start(agent, FIRST)
+    time.sleep(1.1)  # times of tickets are whole seconds
+    site.login("games")
+    until("the new ticket is there", lambda: agent.lines("agent.ticket_replaced"), 10)
+    assert works(name), run(name, "klist")
+    agent.kill()
+    assert works(name), "the ticket went with the agent"
+    agent.start()
+    until("the job that ended meanwhile is swept", lambda: agent.lines("agent.job_vanished"), 20)
+    until("its ticket is gone", lambda: run(name, "klist", "-s").returncode != 0, 10)
+
+
+def test_doctor_finds_it(agent: Agent) -> None:
+    name = start(agent, FIRST)
+    command = [sys.executable, "-m", "hipercow_slurm", "doctor", str(FIRST), "--config", str(agent.config)]
+    said = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False).stdout
+    path = name.removeprefix("FILE:").removeprefix("DIR:")
+    assert f"good     file: {path}" in said and "good until" in said, said
+    run(name, "kdestroy", "-q")
+    said = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False).stdout
+    assert f"BAD      file: {path}" in said, said
+
+
+def test_the_directories_are_the_users_alone(site: Site) -> None:
+    """KRB5CCNAME names a place that others can neither list nor enter; the configured part stays root's."""
+    site.login("games")
+    folder = site.folder / "closed"
+    with site.agent("closed", ccache=f"DIR:{folder}/tickets/%u/krb5cc_%j") as agent:
+        name = start(agent, FIRST)
+        path = Path(name.removeprefix("DIR:"))
+        modes = {str(one.relative_to(folder)): (one.stat().st_uid, stat.S_IMODE(one.stat().st_mode))
+                 for one in (path.parent.parent, path.parent, path, path / "tkt", path / "primary")}  # fmt: skip
+        assert modes == {
+            "tickets": (0, 0o755),
+            f"tickets/{GAMES}": (GAMES, 0o700),
+            f"tickets/{GAMES}/krb5cc_{FIRST}": (GAMES, 0o700),
+            f"tickets/{GAMES}/krb5cc_{FIRST}/tkt": (GAMES, 0o600),
+            f"tickets/{GAMES}/krb5cc_{FIRST}/primary": (GAMES, 0o600),
+        }
+        assert run(name, "sh", "-c", f"kinit -V 2>/dev/null; echo mine > {path}/note").returncode == 0
+        agent.ask(f"end {FIRST}")
+        assert [one.name for one in path.iterdir()] == ["note"], "a ticket is left, or the user's own file was taken"
