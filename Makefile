@@ -21,8 +21,10 @@ lint: setup
 bench: setup
 	$(PYTHON) -m hipercow_slurm.testing.bench $(ARGS)
 
-acceptance: setup
-	tools/as-anyone.sh $(PYTHON) -m pytest -m "" tests/acceptance
+# Two at a time: the group of tests on the cluster with real kernels beside all others.
+acceptance:
+	@tools/setup.sh acceptance
+	tools/as-anyone.sh $(PYTHON) -m pytest -m "" -n 2 --dist loadgroup tests/acceptance
 
 clean:
 	rm -rf build dist .venv

@@ -1,10 +1,61 @@
-"""Slow proofs and those that need something from outside: run by ``make acceptance``, not part of the default suite."""
+"""Slow proofs and those that need something from outside: run by ``make acceptance``, not part of the default suite.
+
+``proof(what, evidence)`` is one line of the run's report, which is printed at the end, also of a parallel run.
+"""
+
+from __future__ import annotations
 
 import os
 import sys
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+
+import pytest
+from kernel_cluster import NODES, RENEW_LIFE_S, TICKET_LIFE_S, Cluster
+
+from hipercow_slurm.testing.sandbox import Sandbox
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "kdc"))
 
 # AUKS' own programs, where somebody has them: see test_peer_auks.py.
 collect_ignore = [] if os.environ.get("PEER_AUKS") else ["test_peer_auks.py"]
+
+_LINES: list[str] = []
+_STARTED = time.monotonic()
+
+
+@pytest.fixture
+def proof(request: pytest.FixtureRequest) -> Callable[[str, object], None]:
+    """Call it with what was checked and the evidence."""
+
+    def note(what: str, evidence: object) -> None:
+        request.node.user_properties.append(("proof", f"[{time.strftime('%H:%M:%S')}] {what:<46} {evidence}"))
+
+    return note
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Collect the lines where the run is reported: with xdist, in the process that starts the workers."""
+    if report.when == "call":
+        _LINES.extend(str(value) for name, value in report.user_properties if name == "proof")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print every proof."""
+    if _LINES:
+        terminalreporter.section("proofs")
+        for line in sorted(_LINES):
+            terminalreporter.write_line(line)
+
+
+@pytest.fixture(scope="session")
+def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
+    """Two nodes with real kernels, tickets of 40 s, for the whole run."""
+    with Sandbox(
+        ticket_life=f"{TICKET_LIFE_S}s", renew_life=f"{RENEW_LIFE_S}s", nodes=(), kernel_nodes=NODES
+    ) as sandbox:
+        failed_before = request.session.testsfailed
+        yield Cluster(sandbox)
+        if request.session.testsfailed > failed_before:
+            print(sandbox.tail_logs())

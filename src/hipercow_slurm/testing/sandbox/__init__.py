@@ -29,7 +29,7 @@ from hipercow_slurm.testing.sandbox.layout import NODES, Options
 __all__ = ["ALL", "CommandError", "ControlError", "Sandbox", "Service"]
 
 ALL = ("signer", "auksd", "api", "agent")
-START_S = 60.0
+START_S, KERNEL_START_S = 60.0, 180.0
 
 
 class Sandbox:
@@ -37,8 +37,11 @@ class Sandbox:
 
     Args:
         ticket_life, renew_life: of users' tickets, as kadmin reads them ("60s", "30m", "10h", "7d").
-        nodes: names of the compute nodes.
+        nodes: names of the compute nodes that are namespaces of this machine.
         programs: which of our own programs to start (ALL by default).
+        kernel_nodes: names of further compute nodes, each a machine with a Linux kernel of its own (User-Mode
+            Linux), Kerberized NFS and CIFS mounts, and the agent; the login node then runs sshd too. Needs the
+            packages of tools/apt-packages-acceptance.txt.
         name: for finding it again from another process; a random one if left out.
         owned: False lets it outlive this process (``hipercow-slurm sandbox up``).
 
@@ -54,13 +57,14 @@ class Sandbox:
         renew_life: str = "7d",
         nodes: Sequence[str] = NODES,
         programs: Sequence[str] = ALL,
+        kernel_nodes: Sequence[str] = (),
         name: str | None = None,
         owned: bool = True,
     ) -> None:
         unknown = set(programs) - set(ALL)
         if unknown:
             raise RequestError(f"no program {min(unknown)!r}; there are {', '.join(ALL)}")
-        self.options = Options(ticket_life, renew_life, tuple(nodes), tuple(programs))
+        self.options = Options(ticket_life, renew_life, tuple(nodes), tuple(programs), tuple(kernel_nodes))
         self.name = name
         self.passwords: dict[str, str] = {}
         self._owned = owned
@@ -106,7 +110,7 @@ class Sandbox:
             ConfigError: not root, or a package is missing.
             UnavailableError: a service did not start; the message has the end of its log.
         """
-        launch.check_machine()
+        launch.check_machine(kernel_nodes=bool(self.options.kernel_nodes))
         supervisor.sweep()
         spec = {
             "name": self.name,
@@ -131,7 +135,7 @@ class Sandbox:
     def _follow(self, process: subprocess.Popen[bytes], progress: Callable[[str], None]) -> Path:
         """Read progress until the sandbox is up; its folder."""
         root: Path | None = None
-        for event in launch.events(process, START_S):
+        for event in launch.events(process, START_S + KERNEL_START_S * bool(self.options.kernel_nodes)):
             match event:
                 case {"event": "folder", "path": path}:
                     root = Path(path)

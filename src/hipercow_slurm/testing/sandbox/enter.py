@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from hipercow_slurm.testing.sandbox import layout
+from hipercow_slurm.testing.sandbox import layout, sshd
 from hipercow_slurm.testing.sandbox.layout import Account
 from hipercow_slurm.testing.sandbox.namespaces import HostNamespaces, children_in_pid_namespace
 from hipercow_slurm.testing.sandbox.processes import as_user, on_host
@@ -40,11 +40,13 @@ class Entrance:
 
     pid: int
     hosts: Mapping[str, HostNamespaces]
+    kernel_nodes: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, info: Mapping[str, Any]) -> Entrance:
         """From the contents of info.json."""
-        return cls(info["pid"], {name: HostNamespaces(**fds) for name, fds in info["hosts"].items()})
+        hosts = {name: HostNamespaces(**fds) for name, fds in info["hosts"].items()}
+        return cls(info["pid"], hosts, tuple(info["options"]["kernel_nodes"]))
 
     def popen(
         self,
@@ -63,6 +65,9 @@ class Entrance:
             raise KeyError(f"no host {host!r}; there are {', '.join(self.hosts)}")
         account = _account(user)
         environment = _environment(account) | dict(env or {})
+        if host in self.kernel_nodes:
+            # A machine of its own: nothing of ours can enter it but through its network.
+            return self.popen(layout.HEAD, sshd.into_node(host, argv, user, environment), "root", None, **options)
         enter = [
             *on_host(self.hosts[host], self.pid),
             f"--net=/proc/{self.pid}/ns/net",

@@ -13,6 +13,8 @@ from hipercow_slurm.testing.sandbox.layout import Options
 GANESHA_CONF = "/etc/ganesha/sandbox.conf"
 SMB_CONF = "/etc/samba/sandbox.conf"
 _EXPORTS = ("data", "home")
+# How long a kernel goes on using a user's ticket that it has, after the last job's file is gone.
+CONTEXT_TIMEOUT_S = 15
 
 # The little NFSv4 reader speaks minor version 0.
 _GANESHA = f"""\
@@ -92,6 +94,10 @@ def write_config(tree: Tree, options: Options) -> None:
         client = tree.etc(host) / "samba"
         client.mkdir(exist_ok=True)
         (client / "smb.conf").write_text(f"[global]\n    realm = {layout.REALM}\n    disable netbios = yes\n")
+    for node in options.kernel_nodes:
+        (tree.etc(node) / "nfs.conf").write_text(
+            f"[general]\npipefs-directory=/run/rpc_pipefs\n[gssd]\ncontext-timeout={CONTEXT_TIMEOUT_S}\n"
+        )
     etc, var = tree.etc(layout.FILES), tree.var(layout.FILES)
     (etc / "idmapd.conf").write_text(_IDMAPD)
     exports = (_GANESHA_EXPORT.format(number=number, name=name) for number, name in enumerate(_EXPORTS, start=1))

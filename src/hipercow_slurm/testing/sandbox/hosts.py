@@ -137,8 +137,8 @@ def _personal_etc(etc: Path, host: str, options: Options) -> None:
 def _hosts_file(own: str, options: Options) -> str:
     """All names, the host's own first: the first name of an address is what a reverse lookup finds."""
     names = [own, *(name for name in options.hosts if name != own)]
-    address = {layout.FILES: layout.FILES_ADDRESS}
-    lines = [f"{address.get(name, '127.0.0.1')} {layout.fqdn(name)} {name}" for name in names]
+    names.append(layout.CACHE)
+    lines = [f"{options.addresses[name]} {layout.fqdn(name)} {name}" for name in names]
     return "\n".join([*lines, "127.0.0.1 localhost", "::1 ip6-localhost", ""])
 
 
@@ -260,7 +260,8 @@ def _furnish(tree: Tree, host: str, options: Options, program: Program) -> None:
     # Everything is looked up first: the mounts below hide the places where source and folder may lie.
     own = {f"/{name}": hold(tree.host(host) / name) for name in ("var", "root", "home", "tmp")}
     own["/etc"] = hold(tree.etc(host))
-    if host in options.slurm_hosts:
+    kernel_node = host in options.kernel_nodes
+    if host in options.slurm_hosts and not kernel_node:
         own["/home"] = hold(tree.export / "home")
     if host == layout.FILES:
         own["/srv"] = hold(tree.export)
@@ -271,7 +272,7 @@ def _furnish(tree: Tree, host: str, options: Options, program: Program) -> None:
         layout.MACHINE_LOCAL_BIN: hold("/usr/local/bin"),
     }
     share, share_at = hold(IN_MEMORY / "share"), options.share_at(host)
-    local_bin, munge = hold(tree.program / "local-bin"), hold(tree.munge)
+    local_bin, munge, log = hold(tree.program / "local-bin"), hold(tree.munge), hold(tree.log)
 
     namespaces.tmpfs("/dev/shm", "1777")
     namespaces.tmpfs("/run", "0755")
@@ -289,5 +290,7 @@ def _furnish(tree: Tree, host: str, options: Options, program: Program) -> None:
         Path(folder.path).mkdir()
         shutil.chown(folder.path, folder.owner, folder.group)
         Path(folder.path).chmod(folder.mode)
-    if host in options.slurm_hosts:
+    if kernel_node:
+        namespaces.bind(log, "/run/node-log")
+    elif host in options.slurm_hosts:
         namespaces.bind(munge, "/run/munge")

@@ -34,6 +34,7 @@ from hipercow_slurm.testing.sandbox import (
     ours,
     services,
     slurm,
+    sshd,
 )
 from hipercow_slurm.testing.sandbox.hosts import Program, Tree
 from hipercow_slurm.testing.sandbox.layout import Options
@@ -111,7 +112,7 @@ def _build(root: Path, options: Options, program: Program) -> World:
     namespaces.tmpfs(str(hosts.IN_MEMORY), "0700")
     if Path("/sys/fs/cgroup").is_dir():
         namespaces.tmpfs("/sys/fs/cgroup", "0755")  # slurmd looks there; the machine's must not change
-    namespaces.network_up(f"{layout.FILES_ADDRESS}/24")
+    _network(options)
     tree = Tree(root)
     hosts.make_share()
     hosts.make_trees(tree, options)
@@ -120,10 +121,24 @@ def _build(root: Path, options: Options, program: Program) -> World:
     fileservers.write_config(tree, options)
     kerberos.write_config(tree, options)
     slurm.write_config(tree, options, program)
+    sshd.write_config(tree, options)
     ours.write_config(tree, options)
     made = hosts.make_namespaces(tree, options, program)
     report(event="ready", name="hosts")
     return World(tree, options, made, kerberos.make_passwords(), pid)
+
+
+def _network(options: Options) -> None:
+    """The hosts' addresses: on the loopback device, or on a bridge that nodes with their own kernel plug into."""
+    bits = layout.NETWORK_BITS
+    if not options.kernel_nodes:
+        namespaces.network_up(f"{layout.FILES_ADDRESS}/{bits}")
+        return
+    namespaces.network_up()
+    own = {address for host, address in options.addresses.items() if host not in options.compute}
+    namespaces.bridge_up(
+        sorted(f"{address}/{bits}" for address in own), [node.tap for node in services.machines(options)]
+    )
 
 
 def _realm(world: World) -> None:

@@ -42,17 +42,17 @@ _KRB5_CONF = f"""\
 
 _KDC_CONF = f"""\
 [kdcdefaults]
-    kdc_listen = 127.0.0.1:{layout.KDC_PORT}
-    kdc_tcp_listen = 127.0.0.1:{layout.KDC_PORT}
+    kdc_listen = {{address}}:{layout.KDC_PORT}
+    kdc_tcp_listen = {{address}}:{layout.KDC_PORT}
 [realms]
-    {layout.REALM} = {{
+    {layout.REALM} = {{{{
         database_name = /var/lib/krb5kdc/principal
         key_stash_file = /var/lib/krb5kdc/stash
         supported_enctypes = aes256-cts-hmac-sha1-96:normal
         max_life = {MAX_LIFE}
         max_renewable_life = {MAX_RENEW}
         default_principal_flags = +preauth
-    }}
+    }}}}
 [logging]
     kdc = STDERR
     default = FILE:/var/log/kadmin.log
@@ -66,7 +66,7 @@ def write_config(tree: Tree, options: Options) -> None:
             (tree.etc(host) / "krb5.conf").write_text(_KRB5_CONF.format(renew_life=options.renew_life))
     etc = tree.etc(layout.HEAD) / "krb5kdc"
     etc.mkdir()
-    (etc / "kdc.conf").write_text(_KDC_CONF)
+    (etc / "kdc.conf").write_text(_KDC_CONF.format(address=options.addresses[layout.HEAD]))
     (tree.var(layout.HEAD) / "lib/krb5kdc").mkdir(mode=0o700)
 
 
@@ -91,12 +91,16 @@ def make_realm(tree: Tree, options: Options, passwords: dict[str, str], on_head:
         f"addprinc -pw {password} -maxlife {options.ticket_life} -maxrenewlife {options.renew_life} {user}"
         for user, password in passwords.items()
     ]
+    made: set[str] = set()
     for target, principals in wanted.items():
         for principal in principals:
+            if principal in made:
+                continue  # several hosts share its key
+            made.add(principal)
             # A standalone smbd refuses the PAC that MIT's KDC puts into tickets since 1.20.
             flags = "+no_auth_data_required " if principal.startswith("cifs/") else ""
             queries.append(f"addprinc -randkey {flags}{principal}")
-        queries.append(f"ktadd -k /var/lib/krb5kdc/keytabs/{_flat(target)} {' '.join(principals)}")
+        queries.append(f"ktadd -norandkey -k /var/lib/krb5kdc/keytabs/{_flat(target)} {' '.join(principals)}")
     # The password of a database whose stash lies beside it protects nothing.
     _tool([*on_head, "kdb5_util", "create", "-s", "-r", layout.REALM], "master\nmaster\n")
     said = _tool([*on_head, "kadmin.local", "-r", layout.REALM], "".join(f"{query}\n" for query in queries))
@@ -117,7 +121,8 @@ def _keytabs(tree: Tree, options: Options) -> dict[str, list[str]]:
         "signer": [service_principal("slurm-signer", head)],
         "auksd": [service_principal("auks", head)],
         layout.FILES: [service_principal("nfs", layout.FILES), service_principal("cifs", layout.FILES)],
-        **{host: [service_principal("host", host)] for host in options.slurm_hosts},
+        **{host: [service_principal("host", host)] for host in options.slurm_hosts if host not in options.kernel_nodes},
+        **{node: [service_principal("host", node), layout.CIFS_MOUNT.name] for node in options.kernel_nodes},
     }
 
 

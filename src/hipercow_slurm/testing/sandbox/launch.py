@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from hipercow_slurm.errors import ConfigError, UnavailableError
+from hipercow_slurm.testing import uml
 from hipercow_slurm.testing.sandbox import hosts
 
 # A program of each package the sandbox needs, for a clear sentence when one is missing.
@@ -41,8 +42,8 @@ _PLUGINS = {
 }
 
 
-def check_machine() -> None:
-    """Whether a sandbox can run here.
+def check_machine(*, kernel_nodes: bool = False) -> None:
+    """Whether a sandbox, with or without nodes that have a kernel of their own, can run here.
 
     Raises:
         ConfigError: not root, or packages are missing (all of them are named).
@@ -50,7 +51,8 @@ def check_machine() -> None:
     if os.geteuid() != 0:
         raise ConfigError("the sandbox needs root: it makes namespaces and accounts of its own", code="not-root")
     path = os.environ.get("PATH", "") + ":/usr/sbin:/sbin:/usr/bin:/bin"
-    missing = {package for name, package in _PROGRAMS.items() if not shutil.which(name, path=path)}
+    needed = _PROGRAMS | (uml.PROGRAMS if kernel_nodes else {})
+    missing = {package for name, package in needed.items() if not shutil.which(name, path=path)}
     missing |= {package for name, package in _PLUGINS.items() if not list(Path("/usr/lib").glob(f"*/{name}"))}
     if missing:
         raise ConfigError(

@@ -14,7 +14,13 @@ DOMAIN = "sandbox.test"
 HEAD, FILES, LOGIN, LAPTOP = "head", "files", "login", "laptop"
 NODES = ("c1", "c2")
 
-FILES_ADDRESS = "10.203.0.1"
+# The hosts share one network namespace: the loopback address is theirs, and one that is none for the file server.
+# With nodes that run a kernel of their own there is a real network; the cache's own address lets a test cut it alone.
+CACHE = "cache"
+NETWORK_BITS = 24
+FILES_ADDRESS, HEAD_ADDRESS, CACHE_ADDRESS = "10.203.0.1", "10.203.0.2", "10.203.0.3"
+LOGIN_ADDRESS, LAPTOP_ADDRESS = "10.203.0.4", "10.203.0.5"
+_FIRST_NODE = 11
 KDC_PORT, NFS_PORT, SMB_PORT, CTLD_PORT, SLURMD_PORT = 88, 2049, 445, 6817, 6818
 API_PORT, AUKSD_PORT = 8443, 12345
 API_URL = f"https://{HEAD}.{DOMAIN}:{API_PORT}"
@@ -71,6 +77,8 @@ API, SIGNER, AUKSD, SLURMREST = (
     Account("slurmrest", 5204),
 )
 SERVICE_ACCOUNTS = (API, SIGNER, AUKSD, SLURMREST)
+# Whose key opens the SMB session a multiuser mount starts with; its owner reaches no user's files.
+CIFS_MOUNT = Account("cifsmount", 5205)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,29 +87,58 @@ class Options:
 
     Attributes:
         ticket_life, renew_life: of users' tickets, as kadmin reads them ("60s", "10h", "7d").
-        nodes: names of the compute nodes.
+        nodes: names of the compute nodes that are namespaces of this machine.
         programs: which of our own programs to start.
+        kernel_nodes: names of the compute nodes that are machines of their own (testing/uml).
     """
 
     ticket_life: str = "10h"
     renew_life: str = "7d"
     nodes: tuple[str, ...] = NODES
     programs: tuple[str, ...] = ("signer", "auksd", "api", "agent")
+    kernel_nodes: tuple[str, ...] = ()
 
     @classmethod
     def from_json(cls, raw: dict[str, Any]) -> Options:
         """What ``dataclasses.asdict`` and JSON made of it."""
-        return cls(raw["ticket_life"], raw["renew_life"], tuple(raw["nodes"]), tuple(raw["programs"]))
+        return cls(
+            raw["ticket_life"],
+            raw["renew_life"],
+            tuple(raw["nodes"]),
+            tuple(raw["programs"]),
+            tuple(raw["kernel_nodes"]),
+        )
+
+    @property
+    def compute(self) -> tuple[str, ...]:
+        """Every compute node, of either kind."""
+        return (*self.nodes, *self.kernel_nodes)
 
     @property
     def hosts(self) -> tuple[str, ...]:
         """Every host, the head first."""
-        return (HEAD, FILES, *self.nodes, LOGIN, LAPTOP)
+        return (HEAD, FILES, *self.compute, LOGIN, LAPTOP)
 
     @property
     def slurm_hosts(self) -> tuple[str, ...]:
         """The hosts with munge and Slurm's configuration."""
-        return (HEAD, *self.nodes, LOGIN)
+        return (HEAD, *self.compute, LOGIN)
+
+    @property
+    def addresses(self) -> dict[str, str]:
+        """Every name, the cache's among them, and its IPv4 address."""
+        if not self.kernel_nodes:
+            return {name: FILES_ADDRESS if name == FILES else "127.0.0.1" for name in (*self.hosts, CACHE)}
+        network, _, _ = FILES_ADDRESS.rpartition(".")
+        return {
+            FILES: FILES_ADDRESS,
+            HEAD: HEAD_ADDRESS,
+            CACHE: CACHE_ADDRESS,
+            LOGIN: LOGIN_ADDRESS,
+            LAPTOP: LAPTOP_ADDRESS,
+            **dict.fromkeys(self.nodes, "127.0.0.1"),
+            **{node: f"{network}.{_FIRST_NODE + number}" for number, node in enumerate(self.kernel_nodes)},
+        }
 
     def share_at(self, host: str) -> str | None:
         """Where ``host`` has the project share; None: it does not."""
@@ -109,7 +146,7 @@ class Options:
 
     def passwd(self, host: str) -> tuple[Account, ...]:
         """The accounts the sandbox adds on ``host``: the laptop knows nobody of the cluster."""
-        return (LAPTOP_ACCOUNT, SHARE_ACCOUNT) if host == LAPTOP else (*USERS, *SERVICE_ACCOUNTS)
+        return (LAPTOP_ACCOUNT, SHARE_ACCOUNT) if host == LAPTOP else (*USERS, *SERVICE_ACCOUNTS, CIFS_MOUNT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +170,11 @@ def run_folders(host: str, options: Options) -> tuple[Folder, ...]:
             Folder("/run/slurmrestd", SLURMREST.name, API.name, 0o750),
             Folder("/run/hipercow-slurm/signer", SIGNER.name, API.name, 0o750),
         ]
-    if host in options.nodes:
+    if host == LOGIN:
+        folders.append(Folder("/run/sshd"))
+    if host in options.kernel_nodes:
+        folders += [Folder("/run/uml"), Folder("/run/node-log")]
+    if host in options.compute:
         folders.append(Folder("/run/hipercow-slurm/agent"))
     if host == FILES:
         folders += [Folder("/run/ganesha", mode=0o700), Folder("/run/samba"), Folder("/run/samba/ncalrpc")]

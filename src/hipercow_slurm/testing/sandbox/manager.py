@@ -144,6 +144,7 @@ class Manager:
         running.exit.add_done_callback(lambda future: self._ended(running, future))
         deadline = time.monotonic() + service.start_s
         while not await self._answers(service.ready, running.pid):
+            self._check_broken(service)
             if running.exit.done():
                 raise ServiceError(
                     f"{service.name} ended at start with {running.exit.result()}: {self._log_end(service.name)}"
@@ -153,8 +154,7 @@ class Manager:
                     f"{service.name} not ready after {service.start_s:.0f} s: {self._log_end(service.name)}"
                 )
             await asyncio.sleep(PROBE_EVERY_S)
-        if service.broken and service.broken in self.log(service.name).read_text(errors="replace"):
-            raise ServiceError(f"{service.name} came up broken: {self._log_end(service.name)}")
+        self._check_broken(service)
         if running.state == "starting":
             running.state = "running"
         running.ready.set()
@@ -204,6 +204,10 @@ class Manager:
         if running.exit is None or running.exit.done():
             raise ServiceError(f"{running.service.name} does not run ({running.state})")
 
+    def _check_broken(self, service: Service) -> None:
+        if service.broken and service.broken in self.log(service.name).read_text(errors="replace"):
+            raise ServiceError(f"{service.name} came up broken: {self._log_end(service.name)}")
+
     def _signal(self, running: _Running, number: signal.Signals) -> None:
         with contextlib.suppress(ProcessLookupError):
             os.kill(running.pid, number)
@@ -226,7 +230,7 @@ class Manager:
     async def _answers(self, probe: Probe, pid: int) -> bool:
         if probe.kind == "unix":
             return await _accepts(f"/proc/{pid}/root{probe.what}")
-        if not _listens(probe.port) or probe.kind == "tcp":
+        if probe.kind == "tcp" or (probe.port and not _listens(probe.port)):
             return _listens(probe.port)
         argv = [*on_host(self._hosts[layout.HEAD]), "sh", "-c", _SEEN_BY_SLURMCTLD, probe.what]
         env = self._all["slurmctld"].service.environment

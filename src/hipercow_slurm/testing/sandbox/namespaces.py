@@ -104,6 +104,15 @@ def network_up(*addresses: str) -> None:
         subprocess.run(["ip", "address", "add", address, "dev", "lo"], check=True)
 
 
+def bridge_up(addresses: list[str], taps: list[str]) -> None:
+    """A bridge with ``addresses`` (with prefix length; the first is what others see) and a tap device per name."""
+    lines = ["link add bridge0 type bridge", "link set bridge0 up"]
+    lines += [f"address add {address} dev bridge0" for address in addresses]
+    for tap in taps:
+        lines += [f"tuntap add dev {tap} mode tap", f"link set {tap} master bridge0", f"link set {tap} up"]
+    subprocess.run(["ip", "-batch", "-"], input="\n".join(lines), text=True, check=True)
+
+
 @dataclass(frozen=True, slots=True)
 class HostNamespaces:
     """Open descriptors of one host's mount and UTS namespaces; they keep the namespaces alive."""

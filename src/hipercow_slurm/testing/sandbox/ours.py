@@ -56,7 +56,7 @@ PROGRAMS = (
 
 _CACHE = f"""[cache]
 servers = [
-    {{ host = "{fqdn(HEAD)}", port = {layout.AUKSD_PORT}, principal = "auks/{fqdn(HEAD)}@{REALM}" }},
+    {{ host = "{fqdn(layout.CACHE)}", port = {layout.AUKSD_PORT}, principal = "auks/{fqdn(HEAD)}@{REALM}" }},
 ]
 """
 
@@ -98,7 +98,7 @@ service = "slurm-signer/{fqdn(HEAD)}@{REALM}"
 
 _AUKSD = f"""\
 [auksd]
-listen = "127.0.0.1:{layout.AUKSD_PORT}"
+listen = "{{address}}:{layout.AUKSD_PORT}"
 principal = "auks/{fqdn(HEAD)}@{REALM}"
 keytab = "{layout.CONFIG}/auksd.keytab"
 acl = "{layout.CONFIG}/auksd.acl"
@@ -128,13 +128,14 @@ ca = "{layout.CONFIG}/ca.pem"
 def write_config(tree: Tree, options: Options) -> None:
     """The TOML files of our programs, and the folders of their state."""
     head = tree.host(HEAD)
-    _write(tree.etc(HEAD) / "hipercow-slurm", {"api": _API, "signer": _SIGNER, "auksd": _AUKSD})
+    auksd = _AUKSD.format(address=options.addresses[layout.CACHE])
+    _write(tree.etc(HEAD) / "hipercow-slurm", {"api": _API, "signer": _SIGNER, "auksd": auksd})
     (tree.etc(HEAD) / "hipercow-slurm/auksd.acl").write_text(_acl(options))
     for account in (API, AUKSD, SIGNER):
         state = head / "var/lib/hipercow-slurm" / account.name.removeprefix("hcs-")
         state.mkdir(parents=True, mode=0o700)
         hosts.chown(state, account)
-    for node in options.nodes:
+    for node in options.compute:
         (tree.var(node) / "lib/hipercow-slurm/agent").mkdir(parents=True, mode=0o700)
         _write(tree.etc(node) / "hipercow-slurm", {"agent": _AGENT})
     _write(tree.etc(layout.LOGIN) / "hipercow-slurm", {"agent": _AGENT, "client": _CLIENT})
@@ -146,7 +147,7 @@ def _acl(options: Options) -> str:
     domain, realm = layout.DOMAIN.replace(".", "[.]"), REALM.replace(".", "[.]")
     rules = (
         (f"^host/{HEAD}[.]{domain}@{realm}$", "admin"),
-        (f"^host/({'|'.join(options.nodes)})[.]{domain}@{realm}$", "node"),
+        (f"^host/({'|'.join(options.compute)})[.]{domain}@{realm}$", "node"),
         (f"^[a-z]+@{realm}$", "user"),
     )
     return "".join(_ACL_RULE.format(principal=principal, role=role) for principal, role in rules)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from hipercow_slurm.testing.sandbox import fileservers, layout, ours, slurm
+from hipercow_slurm.testing import uml
+from hipercow_slurm.testing.sandbox import fileservers, layout, ours, slurm, sshd
 from hipercow_slurm.testing.sandbox.layout import FILES, HEAD, Options
 
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -16,8 +17,8 @@ class Probe:
     """How a service shows that it is ready.
 
     kind ``tcp``: something listens on ``address:port`` (seen in /proc, without a connection that the service would
-    log); ``unix``: the socket at path ``what`` on the service's host accepts; ``node``: like tcp, and slurmctld
-    calls the node ``what`` idle or busy.
+    log); ``unix``: the socket at path ``what`` on the service's host accepts; ``node``: like tcp (unless the
+    port is 0), and slurmctld calls the node ``what`` idle or busy.
     """
 
     kind: Literal["tcp", "unix", "node"]
@@ -53,7 +54,7 @@ class Service:
 
 def table(options: Options) -> tuple[Service, ...]:
     """Every service of a sandbox, in the order a person would read them."""
-    return (*_infrastructure(), *_slurm(options), *_fileservers(), *_ours(options))
+    return (*_infrastructure(), *_slurm(options), *_fileservers(), *_ours(options), *_machines(options))
 
 
 def _tcp(port: int) -> Probe:
@@ -158,3 +159,36 @@ def _ours(options: Options) -> list[Service]:
                 )
             )
     return services
+
+
+def _machines(options: Options) -> list[Service]:
+    """Nodes with a kernel of their own, and what people and we reach them and the login node by."""
+    if not options.kernel_nodes:
+        return []
+    nodes = [
+        Service(
+            f"node@{machine.name}",
+            machine.name,
+            "root",
+            machine.command(layout.SOURCE),
+            Probe("node", machine.name),
+            needs=("realm", "keys", "slurmctld", "ganesha", "smbd", "auksd"),
+            # Its memory is a file, which must be executable: the host's own /dev/shm.
+            env={"TMPDIR": "/dev/shm"},
+            start_s=180.0,
+            broken="FAILED:",
+        )
+        for machine in machines(options)
+    ]
+    login = Service(
+        "sshd", layout.LOGIN, "root", ("/usr/sbin/sshd", "-D", "-e", "-f", sshd.LOGIN_CONF), _tcp(22), needs=("realm",)
+    )
+    return [login, *nodes]
+
+
+def machines(options: Options) -> list[uml.Machine]:
+    """The nodes with a kernel of their own."""
+    return [
+        uml.Machine(node, f"{options.addresses[node]}/{layout.NETWORK_BITS}", number)
+        for number, node in enumerate(options.kernel_nodes, start=1)
+    ]

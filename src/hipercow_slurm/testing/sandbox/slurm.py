@@ -22,13 +22,13 @@ REST_CONF = "/etc/slurm/slurmrestd.conf"
 
 _COMMON = f"""\
 ClusterName=sandbox
-SlurmctldHost={layout.HEAD}(127.0.0.1)
+SlurmctldHost={layout.HEAD}({{address}})
 SlurmctldPort={layout.CTLD_PORT}
 SlurmUser=slurm
 """
 
 _SLURM_CONF = f"""\
-{_COMMON}SlurmdUser=root
+SlurmdUser=root
 AuthType=auth/munge
 CredType=cred/munge
 AuthInfo=socket={layout.MUNGE_SOCKET}
@@ -64,41 +64,45 @@ KillWait=5
 _CGROUP_CONF = "CgroupPlugin=cgroup/v1\nCgroupAutomount=no\n"
 
 _NODE = (
-    "NodeName={node} NodeHostname={node} NodeAddr=127.0.0.1 Port={port} "
+    "NodeName={node} NodeHostname={node} NodeAddr={address} Port={port} "
     "CPUs=4 Sockets=1 CoresPerSocket=4 ThreadsPerCore=1 RealMemory=8000 Gres=tile:2 State=UNKNOWN\n"
 )
 
 
 def port_of(node: str, options: Options) -> int:
     """Nodes share one address, so each slurmd has a port of its own."""
-    return layout.SLURMD_PORT + options.nodes.index(node)
+    return layout.SLURMD_PORT + options.compute.index(node)
 
 
 def write_config(tree: Tree, options: Options, program: Program) -> None:
     """slurm.conf and its companions on Slurm's hosts, and the folders Slurm and munge write to."""
-    nodes = "".join(_NODE.format(node=node, port=port_of(node, options)) for node in options.nodes)
-    partition = f"PartitionName=main Nodes={','.join(options.nodes)} Default=YES MaxTime=INFINITE State=UP\n"
+    common = _COMMON.format(address=options.addresses[layout.HEAD])
+    nodes = "".join(
+        _NODE.format(node=node, address=options.addresses[node], port=port_of(node, options))
+        for node in options.compute
+    )
+    partition = f"PartitionName=main Nodes={','.join(options.compute)} Default=YES MaxTime=INFINITE State=UP\n"
     slurm = pwd.getpwnam("slurm")
     for host in options.slurm_hosts:
         etc = tree.etc(host) / "slurm"
         etc.mkdir()
-        (etc / "slurm.conf").write_text(_SLURM_CONF + nodes + partition)
+        (etc / "slurm.conf").write_text(common + _SLURM_CONF + nodes + partition)
         # A resource without a device: enough to be asked for and counted. (A GPU must have a device file.)
         (etc / "gres.conf").write_text("Name=tile Count=2\n")
         (etc / "cgroup.conf").write_text(_CGROUP_CONF)
         (etc / "plugstack.conf").write_text(_plugstack(options, program))
         for part in ("lib/slurm", "log/slurm"):
             _own(tree.var(host) / part, slurm.pw_uid, slurm.pw_gid, 0o755)
-    for node in options.nodes:
+    for node in options.compute:
         _own(tree.var(node) / "spool/slurmd", 0, 0, 0o755)
     head = layout.HEAD
     _own(tree.var(head) / "lib/slurm/slurmctld", slurm.pw_uid, slurm.pw_gid, 0o700)
     # slurmrestd carries users' tokens to slurmctld; with a configuration of its own it needs no munge and no key.
     (tree.etc(head) / "slurm/slurmrestd.conf").write_text(
         # Without the last two, slurmrestd 22.05 fails to parse any request for GPUs.
-        f"{_COMMON}AuthType=auth/jwt\nSelectType=select/cons_tres\nGresTypes=gpu,tile\n"
+        f"{common}AuthType=auth/jwt\nSelectType=select/cons_tres\nGresTypes=gpu,tile\n"
     )
-    _munge(tree)
+    _munge(tree, options)
 
 
 def _plugstack(options: Options, program: Program) -> str:
@@ -111,15 +115,18 @@ def _plugstack(options: Options, program: Program) -> str:
     )
 
 
-def _munge(tree: Tree) -> None:
-    munge = pwd.getpwnam("munge")
+def _munge(tree: Tree, options: Options) -> None:
+    """One key: for the head's munged, whose socket its namespaces share, and for those of nodes with a kernel."""
+    munge, secret = pwd.getpwnam("munge"), os.urandom(128)
     _own(tree.munge, munge.pw_uid, munge.pw_gid, 0o755)
-    _own(tree.var(layout.HEAD) / "lib/munge", munge.pw_uid, munge.pw_gid, 0o711)
-    _own(tree.etc(layout.HEAD) / "munge", munge.pw_uid, munge.pw_gid, 0o700)
-    key = tree.etc(layout.HEAD) / "munge/munge.key"
-    key.write_bytes(os.urandom(128))
-    key.chmod(0o400)
-    os.chown(key, munge.pw_uid, munge.pw_gid)
+    for host in (layout.HEAD, *options.kernel_nodes):
+        for part in ("lib/munge", "log/munge"):
+            _own(tree.var(host) / part, munge.pw_uid, munge.pw_gid, 0o711)
+        _own(tree.etc(host) / "munge", munge.pw_uid, munge.pw_gid, 0o700)
+        key = tree.etc(host) / "munge/munge.key"
+        key.write_bytes(secret)
+        key.chmod(0o400)
+        os.chown(key, munge.pw_uid, munge.pw_gid)
 
 
 def _own(path: Path, uid: int, gid: int, mode: int) -> None:

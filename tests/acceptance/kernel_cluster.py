@@ -1,0 +1,114 @@
+"""The cluster with real kernels, as the acceptance tests use it: people, jobs that watch their files, and proofs."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hipercow_slurm.testing.sandbox import Sandbox
+from hipercow_slurm.testing.story import Laptop, Operator, eventually
+
+TICKET_LIFE_S = 40
+RENEW_LIFE_S = 3600
+NODES = ("k1", "k2")
+UID = {"alice": 5001, "bob": 5002}
+WATCH = (Path(__file__).parent / "watch_files.py").read_text()
+
+
+def watching(seconds: int, folder: str) -> str:
+    """A job script that works on files below ``folder`` for ``seconds`` and logs to the node's own /tmp."""
+    program = "/tmp/watch-$SLURM_JOB_ID.py"
+    return (
+        f"#!/bin/bash\ncat >{program} <<'END'\n{WATCH}\nEND\n"
+        f"python3 {program} {seconds} {folder} /tmp/watch-$SLURM_JOB_ID.log\n"
+        f"code=$?\nrm -f {program}\nexit $code\n"
+    )
+
+
+@dataclass
+class Person:
+    """Somebody who sits at the laptop: its command line, and ssh to the login node with the password."""
+
+    sandbox: Sandbox
+    name: str
+    laptop: Laptop = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.laptop = Laptop(self.sandbox, self.name)
+
+    def ssh(self, *argv: str, input: str | None = None, timeout: float = 120, check: bool = True) -> Any:
+        """Run a command on the login node over ssh: sshd, PAM and the KDC see the password, nobody else does.
+
+        The session's ticket is the one that pam_krb5 made, and gone at its end.
+        """
+        options = ["-o", "StrictHostKeyChecking=yes", "-o", "PreferredAuthentications=password"]
+        return self.sandbox.run(
+            "laptop",
+            ["sshpass", "-e", "ssh", *options, f"{self.name}@login.sandbox.test", shlex.join(argv)],
+            user="laptop",
+            env={"SSHPASS": self.sandbox.passwords[self.name]},
+            input=input,
+            timeout=timeout,
+            check=check,
+        )
+
+    def sbatch(self, script: str, *options: str) -> int:
+        """Submit ``script`` on the login node; the job id."""
+        done = self.ssh("sbatch", "--parsable", "-D", f"/home/{self.name}", *options, input=script)
+        return int(done.stdout.strip().split(";")[0])
+
+
+@dataclass
+class Cluster:
+    """Two nodes with kernels of their own, and who works with them."""
+
+    sandbox: Sandbox
+    operator: Operator = field(init=False)
+    alice: Person = field(init=False)
+    bob: Person = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.operator = Operator(self.sandbox)
+        self.alice, self.bob = Person(self.sandbox, "alice"), Person(self.sandbox, "bob")
+
+    def on(self, node: str, *argv: str, user: str = "root", timeout: float = 120, check: bool = False) -> Any:
+        """Run a command on a node."""
+        return self.sandbox.run(node, list(argv), user=user, timeout=timeout, check=check)
+
+    def agent(self, node: str, action: str) -> None:
+        """start, stop, kill, pause or resume a node's agent."""
+        scripts = "/run/program-source/hipercow_slurm/testing/uml"
+        self.on(node, "bash", f"{scripts}/services.sh", action, "agent", check=True)
+
+    def watched(self, node: str, job_id: int) -> list[dict[str, Any]]:
+        """What the watching job has logged so far: changes of results, at last {"done": ...}."""
+        text = self.on(node, "cat", f"/tmp/watch-{job_id}.log").stdout
+        return [json.loads(line) for line in text.splitlines() if line.endswith("}")]
+
+    def outcome(self, node: str, job_id: int, *, within_s: float) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+        """Wait for a watching job's summary; the summary and all changes before it."""
+
+        def probe() -> list[dict[str, Any]] | None:
+            seen = self.watched(node, job_id)
+            return seen if seen and "done" in seen[-1] else None
+
+        seen = eventually(f"the end of job {job_id} on {node}", probe, within_s=within_s, every_s=2)
+        self.on(node, "rm", "-f", f"/tmp/watch-{job_id}.log")
+        return seen[-1]["done"], seen[:-1]
+
+    def nothing_left(self, node: str, job_id: int, uid: int, *, within_s: float = 30) -> None:
+        """A job's ccache is gone from a node."""
+        path = f"/tmp/krb5cc_{uid}_{job_id}"
+        eventually(f"{path} gone from {node}", lambda: path not in self.operator.leftovers(node), within_s=within_s)
+
+
+def without_an_error(done: dict[str, Any], changes: list[dict[str, Any]], seconds: int) -> str:
+    """A watching job saw no error and worked all the time; its evidence, or AssertionError with what went wrong."""
+    assert not done["errors"], f"{done['errors']}; {changes}"
+    assert done["seconds"] >= seconds, done
+    least = min(done["count"].values())
+    assert least > seconds / 5, f"hardly worked: {done}"
+    return f"{sum(done['count'].values())} operations in {done['seconds']} s, none failed, slowest {done['slowest_s']}"
