@@ -16,7 +16,7 @@ import re
 import secrets
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from weakref import WeakValueDictionary
 
@@ -36,7 +36,8 @@ from hipercow_slurm.krb5 import ccfile, krbcred, prove
 from hipercow_slurm.values import KrbCred
 
 _PASSWORD_BYTES = 512
-_GUESSES = {"login-failed", "account-locked"}  # these cost a token of the throttle; everything else does not
+# These cost a token of the throttle, everything else does not. A KDC may ask for more after a wrong password, too.
+_GUESSES = {"login-failed", "account-locked", "answers-wanted"}
 _USERNAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
 _BASIC_KEPT = 1000
 _BASIC_CHARS = 2048
@@ -61,9 +62,10 @@ class Logins:
         self._basic_locks: WeakValueDictionary[bytes, asyncio.Lock] = WeakValueDictionary()
 
     async def login(self, body: bytearray, address: str) -> schemas.SessionCreated:
-        """Username and password (JSON) for a session.
+        """Username and password (JSON), and answers to what the KDC asks beside them, for a session.
 
         Raises:
+            AnswersWantedError: 409: the KDC asks more than was answered.
             RequestError: malformed body or name; ``too-many-failures``, ``too-many-logins`` (429).
             ConversationError: 409: the password is right and must be changed; ``converse`` goes on.
             CredentialError: ``login-failed`` (401), or the KDC's other reasons, each with its own code (403).
@@ -71,9 +73,17 @@ class Logins:
             UnavailableError: KDC or credential cache do not answer.
         """
         request = schemas.decode(body, schemas.LoginBody)
-        password = password_of(request.password, _PASSWORD_BYTES)
-        wipe(body)
-        _, created = await self._by_password(request.username, password, address, way="password")
+        given: list[bytearray] = []
+        try:
+            for raw in (request.password, *request.answers):
+                given.append(password_of(raw, _PASSWORD_BYTES))
+        except RequestError:
+            wipe(*given)
+            raise
+        finally:
+            wipe(body)
+        password, *answers = given
+        _, created = await self._by_password(request.username, password, address, way="password", answers=answers)
         return created
 
     async def basic(self, credentials: str, address: str) -> Session:
@@ -173,16 +183,23 @@ class Logins:
         self._desk.close()
 
     async def _by_password(
-        self, username: str, password: bytearray, address: str, *, way: str, life_s: int | None = None
+        self,
+        username: str,
+        password: bytearray,
+        address: str,
+        *,
+        way: str,
+        life_s: int | None = None,
+        answers: Sequence[bytearray] = (),
     ) -> tuple[Session, schemas.SessionCreated]:
         try:
             principal = principal_of(username, self._conf.api.realm)
         except RequestError:
-            wipe(password)
+            wipe(password, *answers)
             raise
         started = time.monotonic()
         try:
-            cred = await self._judged(principal, password, address)
+            cred = await self._judged(principal, password, address, answers)
             account = await self._opener.admit(cred)
         except Error as error:
             self._refused(error, address, way=way, principal=principal)
@@ -220,16 +237,17 @@ class Logins:
             raise
         self._throttle.excuse_address(address, time.monotonic())
 
-    async def _judged(self, principal: str, password: bytearray, address: str) -> KrbCred:
+    async def _judged(self, principal: str, password: bytearray, address: str, answers: Sequence[bytearray]) -> KrbCred:
         """The KDC's verdict, with the throttle charged before and settled after."""
         try:
             self._throttle.charge(principal, address, time.monotonic())
         except ThrottledError:
-            wipe(password)
+            wipe(password, *answers)
             raise
         try:
             verdict = await self._desk.ask(
-                lambda: self._passwords.check(principal, password), turned_away=lambda: wipe(password)
+                lambda: self._passwords.check(principal, password, answers),
+                turned_away=lambda: wipe(password, *answers),
             )
             if isinstance(verdict, KrbCred) and verdict.client != principal:
                 raise AccessError(f"the KDC answered for another principal than {principal}", code="kdc-not-genuine")

@@ -96,6 +96,7 @@ SHAPES: dict[str, Shape] = {
     "show_hipercow": Shape(answer=schemas.HipercowAnswer),
 }
 _SECRETS = {"LoginBody": "password", "ConversationBody": "new_password"}
+_SECRET = {"type": "string", "format": "password", "minLength": 1, "maxLength": _TEXT_LIMIT}
 _JOB_ID = {"type": "integer", "minimum": 1, "maximum": 2**32 - 1}
 
 
@@ -105,12 +106,8 @@ def text(routes: Mapping[str, Mapping[str, Handler]]) -> bytes:
     ordered = sorted(kinds, key=lambda kind: kind.__name__)
     _, components = msgspec.json.schema_components([*ordered, Problem], ref_template="#/components/schemas/{name}")
     for name, field in _SECRETS.items():  # in memory they are raw bytes that can be overwritten
-        components[name]["properties"][field] = {
-            "type": "string",
-            "format": "password",
-            "minLength": 1,
-            "maxLength": _TEXT_LIMIT,
-        }
+        components[name]["properties"][field] = _SECRET
+    components["LoginBody"]["properties"]["answers"]["items"] = _SECRET
     ours = {path: methods for path, methods in sorted(routes.items()) if path.startswith(_OURS)}
     return msgspec.json.encode(
         {

@@ -46,9 +46,10 @@ def checked(password: bytearray, limit_bytes: int) -> bytearray:
     return password
 
 
-def wipe(secret: bytearray) -> None:
+def wipe(*secrets: bytearray) -> None:
     """Overwrite in place; a Python program cannot promise that no copy was made elsewhere."""
-    secret[:] = bytes(len(secret))
+    for secret in secrets:
+        secret[:] = bytes(len(secret))
 
 
 _ESCAPES = {ord(k): v for k, v in {'"': 0x22, "\\": 0x5C, "/": 0x2F, "b": 8, "f": 12, "n": 10, "r": 13, "t": 9}.items()}

@@ -5,6 +5,7 @@ Every password given to this module is overwritten when it is done with it, whoe
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from hipercow_slurm import log
@@ -18,7 +19,7 @@ from hipercow_slurm.krb5.lib import Krb5Error
 from hipercow_slurm.values import KrbCred
 
 _TOO_OLD = {"password-expired", "password-must-change"}
-_USERS = {"account-locked", "account-expired", "clock-skew"}
+_USERS = {"account-locked", "account-expired", "clock-skew", "answers-wanted"}
 _WRONG = {"KRB5KDC_ERR_PREAUTH_FAILED", "KRB5KDC_ERR_C_PRINCIPAL_UNKNOWN"}
 
 
@@ -39,8 +40,10 @@ class Passwords:
         self._service = service
         self._armor = armor
 
-    def check(self, principal: str, password: bytearray) -> KrbCred | MustChange:
+    def check(self, principal: str, password: bytearray, answers: Sequence[bytearray] = ()) -> KrbCred | MustChange:
         """A TGT of a KDC that has proved itself, or what to change the password with.
+
+        ``answers`` are to what the KDC asks beside the password; they are overwritten, too.
 
         Raises:
             as ``creds.password_tgt``; CredentialError ``password-expired`` and ``password-must-change`` only where the
@@ -49,7 +52,7 @@ class Passwords:
         try:
             armor = self._armor.ticket() if self._armor else None
             try:
-                return self._tgt(principal, password, armor)
+                return self._tgt(principal, password, answers, armor)
             except Error as error:
                 if armor is None or self._armor is None:
                     raise
@@ -60,9 +63,9 @@ class Passwords:
                 # The KDC may have other keys by now, or be another KDC: with new armour, or without, we will see.
                 self._armor.forget(armor)
                 log.get().info("login.armor-forgotten", code=error.code, why=str(error.__cause__ or error))
-                return self._tgt(principal, password, self._armor.ticket())
+                return self._tgt(principal, password, answers, self._armor.ticket())
         finally:
-            wipe(password)
+            wipe(password, *answers)
 
     def change(self, ticket: Ticket, password: bytearray) -> None:
         """Set a new password.
@@ -75,7 +78,7 @@ class Passwords:
         finally:
             wipe(password)
 
-    def _tgt(self, principal: str, password: bytearray, armor: KrbCred | None) -> KrbCred:
+    def _tgt(self, principal: str, password: bytearray, answers: Sequence[bytearray], armor: KrbCred | None) -> KrbCred:
         return creds.password_tgt(
             principal,
             password,
@@ -85,6 +88,7 @@ class Passwords:
             renew_s=self._api.ticket_renew_s,
             armor=armor,
             armor_required=self._api.fast == "require",
+            answers=answers,
         )
 
     def _must_change(self, principal: str, password: bytearray, armor: KrbCred, error: CredentialError) -> MustChange:

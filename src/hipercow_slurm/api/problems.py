@@ -9,6 +9,7 @@ from __future__ import annotations
 import http
 import re
 import uuid
+from collections.abc import Sequence
 
 import msgspec
 import structlog
@@ -16,6 +17,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from hipercow_slurm.errors import AccessError, ConfigError, Error, RequestError, UnavailableError
+from hipercow_slurm.krb5.prompting import AnswersWantedError, Prompt
 
 TYPE = "urn:hipercow-slurm:error:"
 MEDIA_TYPE = "application/problem+json"
@@ -25,8 +27,18 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f]+")
 _DETAIL_LIMIT = 1000
 
 
+class PromptRow(msgspec.Struct, frozen=True):
+    """One question of the KDC's; a ``hidden`` answer is not to be shown while it is typed."""
+
+    text: str
+    hidden: bool
+
+
 class Problem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The body of every answer that is not a success; ``conversation`` only where a login goes on with one."""
+    """The body of every answer that is not a success.
+
+    ``conversation`` and ``prompts`` only where a login goes on: with a new password, or with more answers.
+    """
 
     type: str
     title: str
@@ -36,6 +48,7 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     hint: str | None
     request_id: str
     conversation: str | None = None
+    prompts: list[PromptRow] | None = None
 
 
 class ThrottledError(RequestError):
@@ -82,6 +95,7 @@ def render(
     headers: dict[str, str] | None = None,
     *,
     conversation: str | None = None,
+    prompts: Sequence[Prompt] = (),
 ) -> Response:
     """A problem+json answer; control characters in ``detail`` (Slurm's words, say) become spaces."""
     body = Problem(
@@ -93,6 +107,7 @@ def render(
         hint=hint,
         request_id=current_request_id(),
         conversation=conversation,
+        prompts=[PromptRow(one.text, one.hidden) for one in prompts] or None,
     )
     return Response(msgspec.json.encode(body), status, headers, MEDIA_TYPE)
 
@@ -110,7 +125,8 @@ def _ours(error: Error) -> Response:
     # A configuration fault found while serving is the operator's; paths in its text are not the user's business.
     detail = "the service is not set up correctly" if isinstance(error, ConfigError) else error.message
     conversation = getattr(error, "conversation", None)
-    return render(error.status, error.code, detail, error.hint, headers, conversation=conversation)
+    prompts = error.prompts if isinstance(error, AnswersWantedError) else ()
+    return render(error.status, error.code, detail, error.hint, headers, conversation=conversation, prompts=prompts)
 
 
 _HTTP_CODES = {

@@ -26,10 +26,14 @@ class Body(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
 
 
 class LoginBody(Body, frozen=True):
-    """``POST /v1/sessions``. The password stays raw JSON: a Python string could never be wiped."""
+    """``POST /v1/sessions``. The secrets stay raw JSON: a Python string could never be wiped.
+
+    ``answers``, strings, are for what the KDC asks beside the password: the ``prompts`` of a 409 ``answers-wanted``.
+    """
 
     username: Annotated[str, msgspec.Meta(max_length=256)]
     password: msgspec.Raw
+    answers: Annotated[list[msgspec.Raw], msgspec.Meta(max_length=8)] = []
 
     def __repr__(self) -> str:
         return f"<LoginBody {self.username!r}>"

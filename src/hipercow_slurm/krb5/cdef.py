@@ -57,6 +57,7 @@ typedef struct _krb5_error {
 typedef struct krb5_keytab_entry_st {
     int32_t magic; krb5_principal principal; int32_t timestamp; unsigned int vno; krb5_keyblock key;
 } krb5_keytab_entry;
+typedef struct _krb5_prompt { char *prompt; int hidden; krb5_data *reply; } krb5_prompt;
 typedef struct _krb5_verify_init_creds_opt { int32_t flags; int ap_req_nofail; } krb5_verify_init_creds_opt;
 """
 
@@ -122,6 +123,8 @@ void krb5_get_init_creds_opt_set_forwardable(krb5_get_init_creds_opt *, int);
 void krb5_get_init_creds_opt_set_proxiable(krb5_get_init_creds_opt *, int);
 void krb5_get_init_creds_opt_set_canonicalize(krb5_get_init_creds_opt *, int);
 void krb5_get_init_creds_opt_set_address_list(krb5_get_init_creds_opt *, krb5_address **);
+void krb5_get_init_creds_opt_set_change_password_prompt(krb5_get_init_creds_opt *, int);
+int32_t *krb5_get_prompt_types(krb5_context);
 krb5_error_code krb5_get_init_creds_opt_set_fast_ccache(krb5_context, krb5_get_init_creds_opt *, krb5_ccache);
 krb5_error_code krb5_get_init_creds_opt_set_fast_flags(krb5_context, krb5_get_init_creds_opt *, int32_t);
 krb5_error_code krb5_get_init_creds_password(krb5_context, krb5_creds *, krb5_principal, const char *, void *,

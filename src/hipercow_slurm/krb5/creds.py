@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -17,6 +17,7 @@ from hipercow_slurm.krb5 import keytab as keytabs
 from hipercow_slurm.krb5.krbcred import FORWARDABLE, RENEWABLE, Ticket
 from hipercow_slurm.krb5.lib import NULL, check, context, error_of, ffi, fresh, lib, own, release, take_data, wipe
 from hipercow_slurm.krb5.principal import Principal
+from hipercow_slurm.krb5.prompting import AnswersWantedError, Questions
 from hipercow_slurm.values import KrbCred
 
 # Ask for more than any site allows; the KDC cuts it down to its own limit.
@@ -36,6 +37,7 @@ def password_tgt(
     renew_s: int | None = None,
     armor: KrbCred | None = None,
     armor_required: bool = False,
+    answers: Sequence[bytes | bytearray] = (),
 ) -> KrbCred:
     """Get a TGT with a password, and prove with a keytab that the KDC which gave it is the real one.
 
@@ -50,8 +52,10 @@ def password_tgt(
         armor: a TGT of our own that protects the exchange (FAST, RFC 6113), where the KDC offers that: nobody on the
             way can then guess the password from what passed.
         armor_required: do nothing with a KDC that does not offer it.
+        answers: to what the KDC asks beside the password, in its order (``prompting``).
 
     Raises:
+        AnswersWantedError: the KDC asks more than ``answers`` answer; it says what.
         CredentialError: ``login-failed`` (unknown user and wrong password alike), ``password-expired``,
             ``password-must-change``, ``account-locked``, ``account-expired``, ``clock-skew``.
         AccessError: ``kdc-not-genuine``; ``login-unsupported`` (more than a password is wanted); ``kdc-refused``.
@@ -67,13 +71,21 @@ def password_tgt(
         raise error_of(codes.NUMBERS["KRB5KDC_ERR_PREAUTH_FAILED"], doing, codes.LOGIN)
     client, found = convert.principal(user), empty_creds()
     secret = ffi.new("char[]", len(password) + 1)
+    questions = Questions(answers)
     try:
         ffi.memmove(secret, password, len(password))
         with (
             fresh() as own_context,
             armored(own_context, lifetime_s, renew_s, armor, required=armor_required) as options,
+            questions.prompter() as prompter,
         ):
-            code = lib.krb5_get_init_creds_password(own_context, found, client, secret, NULL, NULL, 0, NULL, options)
+            # With a prompter libkrb5 would go on to change a password that is too old; that is a step of its own here.
+            lib.krb5_get_init_creds_opt_set_change_password_prompt(options, 0)
+            code = lib.krb5_get_init_creds_password(
+                own_context, found, client, secret, prompter, NULL, 0, NULL, options
+            )
+            if code and questions.open:
+                raise AnswersWantedError(f"cannot {doing}: the KDC asks for more than a password", questions.open)
             if code == codes.NUMBERS["KRB5KDC_ERR_KEY_EXP"] and _must_change(own_context, client, options):
                 raise CredentialError(
                     f"cannot {doing}: the password must be changed first",

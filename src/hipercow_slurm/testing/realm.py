@@ -78,6 +78,7 @@ class Realm:
         passwords_change: run kadmind too, so that users can change their passwords (kpasswd).
         others: further realms that krb5.conf should know, {name: "host:port"}.
         kdc_env: extra environment of the KDC process alone.
+        kdc_conf_more: further sections of kdc.conf, as text.
     """
 
     def __init__(
@@ -95,6 +96,7 @@ class Realm:
         others: Mapping[str, str] | None = None,
         kdc_env: Mapping[str, str] | None = None,
         passwords_change: bool = False,
+        kdc_conf_more: str = "",
     ) -> None:
         self.dir = Path(dir).resolve()
         self.name = name
@@ -108,6 +110,7 @@ class Realm:
         self.others = dict(others or {})
         self.kdc_env = dict(kdc_env or {})
         self.passwords_change = passwords_change
+        self.kdc_conf_more = kdc_conf_more
         self.admin_port = free_port(host) if passwords_change else 0
         self.kpasswd_port = free_port(host) if passwords_change else 0
         self._kdc: subprocess.Popen[bytes] | None = None
@@ -259,7 +262,7 @@ class Realm:
         values = {**vars(self), "realms": realms, "domains": domains}
         self.krb5_conf.write_text(KRB5_CONF.format(**values), encoding="utf-8")
         self.krb5_conf.chmod(0o644)
-        (self.dir / "kdc.conf").write_text(KDC_CONF.format(**values), encoding="utf-8")
+        (self.dir / "kdc.conf").write_text(KDC_CONF.format(**values) + self.kdc_conf_more, encoding="utf-8")
 
     def _start_kdc(self) -> None:
         if self.pid is not None:
