@@ -196,6 +196,33 @@ def test_slurmstepd_killed_leaves_nothing(sandbox: Sandbox, operator: Operator, 
     clean(operator, "c2")
 
 
+def test_power_loss_leaves_nothing(sandbox: Sandbox, operator: Operator, alice: LoginNode) -> None:
+    """All of the node dies at once; its disk is as it was, its boot id is another one, its agent starts first."""
+    boot_id = "/proc/sys/kernel/random/boot_id"
+    script = f"cat /proc/sys/kernel/random/uuid > /run/boot_id && mount --bind /run/boot_id {boot_id}"
+    job_id = alice.sbatch("#!/bin/bash\nsleep 300\n", "-w", "c2", "--no-requeue", "-o", "/dev/null")
+    operator.job_runs(job_id)
+    operator.installed("c2", 5001, job_id)
+    sandbox.run("c2", ["bash", "-c", f"echo half > /tmp/.hipercow-slurm-0123456789abcdef; {script}"])
+    try:
+        sandbox.service("agent@c2").kill()
+        sandbox.service("slurmd@c2").kill()
+        sandbox.run("c2", ["pkill", "-9", "-f", rf"^slurmstepd: \[{job_id}\."], check=False)
+        assert operator.leftovers("c2"), "this test proves nothing: the ticket went with its agent"
+        sandbox.service("agent@c2").start()
+        assert not operator.leftovers("c2"), sandbox.service("agent@c2").log()[-2000:]
+        left = sandbox.run("c2", ["bash", "-c", "ls -A /tmp /var/lib/hipercow-slurm/agent"]).stdout
+        assert ".hipercow-slurm-" not in left and f"{job_id}.json" not in left, left
+    finally:
+        sandbox.run("c2", ["umount", boot_id])
+        sandbox.service("agent@c2").restart()
+        sandbox.service("slurmd@c2").start()
+        sandbox.run("head", ["scancel", str(job_id)])
+    said = alice.do("srun", "-w", "c2", "bash", "-c", LOOK)
+    assert said.startswith("good "), said
+    clean(operator, "c2")
+
+
 def test_helper_runs_in_a_job_before_its_script(sandbox: Sandbox, alice: LoginNode) -> None:
     helper = '#!/bin/sh\necho "$(id -un) $HIPERCOW_SLURM_EVENT $KRB5CCNAME" > /tmp/helped-$SLURM_JOB_ID\n'
     sandbox.run("c2", ["tee", "/tmp/hcs-helper"], input=helper)
