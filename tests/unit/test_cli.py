@@ -136,7 +136,7 @@ def test_login_and_logout(nobody: Laptop) -> None:
     after = nobody.run("jobs")
     assert (after.returncode, after.stderr.splitlines()) == (
         3,
-        ["error: you are not logged in [not-logged-in]", "hint: hipercow-slurm login"],
+        [f"error: you are not logged in at {nobody.api.url} [not-logged-in]", "hint: hipercow-slurm login"],
     )
 
 
@@ -486,9 +486,9 @@ NOT_ON_A_LAPTOP = {"msgspec", "cffi", "structlog", "cryptography", "gssapi", "ai
 
 def test_the_user_s_commands_need_only_the_base_install() -> None:
     """Not even where the rest is installed: nothing tries, nothing falls back."""
-    modules = ("cli.main", "cli.user", "cli.jobs", "cli.table", "client.http", "client.profile", "client.watch")
+    modules = ("cli.main", "cli.user", "cli.jobs", "cli.table", "cli.ticket", "client.sync.client", "client.profile")
     everything = loaded(", ".join(f"hipercow_slurm.{module}" for module in modules))
-    ours = {"hipercow_slurm", "click", "httpx", "rich", "platformdirs"}
+    ours = {"hipercow_slurm", "anyio", "click", "httpx", "rich", "platformdirs", "tenacity"}
     brought = {"httpcore", "h11", "anyio", "sniffio", "certifi", "idna", "pygments", "markdown_it", "mdurl"}
     foreign = everything - set(sys.stdlib_module_names) - {"__main__", "sitecustomize"}
     foreign = {name for name in foreign if not name.startswith(("_", "__editable__"))}

@@ -15,11 +15,10 @@ import pytest
 from fake_api import PASSWORD, FakeApi, certificate, endless, give, lose, problem, silent, trickle
 from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, RedirectResponse
 
-from hipercow_slurm import errors
-from hipercow_slurm.client import watch
-from hipercow_slurm.client.http import Client
-from hipercow_slurm.client.models import Job
+from hipercow_slurm import Client, errors
+from hipercow_slurm.client.models import JobInfo
 from hipercow_slurm.client.problems import CREDENTIAL_CODES, clean, from_answer
+from hipercow_slurm.client.sync import watch
 from hipercow_slurm.errors import AccessError, ConfigError, Error, ProtocolError, UnavailableError
 
 JOBS = ("POST", "/v1/jobs")
@@ -30,6 +29,14 @@ SPEC = {"script": "#!/bin/sh\n"}
 def server() -> Iterator[FakeApi]:
     with closing(FakeApi()) as api:
         yield api
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A home without a session, so that none of ours is used or overwritten."""
+    for name in ("HOME", "XDG_CONFIG_HOME", "XDG_STATE_HOME"):
+        monkeypatch.setenv(name, str(tmp_path / "home"))
+    return tmp_path / "home"
 
 
 @pytest.fixture
@@ -59,15 +66,15 @@ def test_a_round_trip_over_tls(tmp_path: Path) -> None:
         assert (session.principal, session.ticket.valid_until is not None) == ("alice@REALM.TEST", True)
         assert session.token not in repr(session) and session.token not in json.dumps(session.raw)
         with Client(api.url, token=session.token, ca=str(pem)) as client:
-            job = client.submit({**SPEC, "name": "first"})
-            assert (job.name, job.state, job.time_limit_min, job.ended) == ("first", "PENDING", 5, False)
+            job = client.submit(**SPEC, name="first")
+            assert (job.name, job.state, job.info.time_limit_min, job.ended) == ("first", "PENDING", 5, False)
             assert [j.job_id for j in client.jobs()] == [job.job_id]
             client.cancel(job.job_id)
             assert client.job(job.job_id).state == "CANCELLED"
             assert client.ticket().cache is not None
-            assert [row["current"] for row in client.sessions()] == [True]
+            assert [row.current for row in client.sessions()] == [True]
             client.logout()
-            assert failing(client.jobs).hint == "hipercow-slurm login"
+            assert failing(client.jobs).code == "not-logged-in"
         assert api.jobs[job.job_id]["spec"] == {**SPEC, "name": "first"}
 
 
@@ -164,7 +171,7 @@ def test_answers_that_are_not_the_api_s(api: FakeApi, client: Client, answer: An
 
 
 def test_an_answer_without_end_is_cut(api: FakeApi, client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hipercow_slurm.client.http.ANSWER_LIMIT", 1 << 20)
+    monkeypatch.setattr("hipercow_slurm.client.exchange.ANSWER_LIMIT", 1 << 20)
     api.answers["GET", "/v1/jobs"] = [endless]
     assert "more than" in failing(client.jobs).message
 
@@ -189,35 +196,35 @@ def test_no_redirect_is_followed(api: FakeApi, client: Client) -> None:
 def test_a_lost_answer_does_not_make_a_second_job(api: FakeApi, client: Client) -> None:
     """The job is made and the answer lost, twice; then a proxy is in the way; the job is one all the same."""
     api.answers[JOBS] = [lose, lose, give(HTMLResponse("busy", 503))]
-    job = client.submit(SPEC)
+    job = client.submit(**SPEC)
     sent = api.seen(*JOBS)
     assert len(sent) == 4 and len(api.jobs) == 1, (len(sent), api.jobs)
     assert {headers["idempotency-key"] for headers, _ in sent} == set(api.keys), "the key changed between attempts"
-    assert client.submit(SPEC).job_id != job.job_id, "two submissions shared a key"
+    assert client.submit(**SPEC).job_id != job.job_id, "two submissions shared a key"
 
 
 def test_an_answer_lost_for_good_tells_how_to_ask_again(api: FakeApi) -> None:
     api.answers[JOBS] = [lose] * 50
     with Client(api.url, token="token", patience_s=0.1) as client:
-        error = failing(lambda: client.submit(SPEC))
+        error = failing(lambda: client.submit(**SPEC))
         assert isinstance(error, UnavailableError)
         key = (error.hint or "").split()[-1]
         assert api.seen(*JOBS)[0][0]["idempotency-key"] == key, error.hint
         api.answers.clear()
-        assert client.submit(SPEC, idempotency_key=key).job_id == next(iter(api.jobs))
+        assert client.submit(**SPEC, idempotency_key=key).job_id == next(iter(api.jobs))
         assert len(api.jobs) == 1
 
 
 def test_a_fault_of_the_server_may_come_after_the_job(api: FakeApi, client: Client) -> None:
     for fault in (problem(500, "bug"), HTMLResponse("oops", 500)):
         api.answers[JOBS] = [give(fault)]
-        error = failing(lambda: client.submit(SPEC))
+        error = failing(lambda: client.submit(**SPEC))
         assert error.EXIT == 70 and "--idempotency-key" in (error.hint or ""), error.hint
 
 
 def test_a_refusal_is_not_repeated(api: FakeApi, client: Client) -> None:
     api.answers[JOBS] = [give(problem(422, "job-rejected", detail="Invalid partition"))]
-    error = failing(lambda: client.submit(SPEC))
+    error = failing(lambda: client.submit(**SPEC))
     assert (error.EXIT, len(api.seen(*JOBS))) == (5, 1)
     assert "idempotency" not in (error.hint or "")
 
@@ -241,7 +248,7 @@ def test_a_server_that_starts_late_is_waited_for() -> None:
     starting.start()
     told: list[str] = []
     url = f"http://127.0.0.1:{port}"
-    with Client(url, patience_s=10, retrying=lambda error, pause: told.append(error.code)) as client:
+    with Client(url, patience_s=10, on_retry=lambda error, pause: told.append(error.code)) as client:
         assert client.login("alice", PASSWORD).localname == "alice"
     starting.join(10)  # the API answers before its constructor has returned
     started[0].close()
@@ -260,7 +267,7 @@ def test_retry_after_is_respected(api: FakeApi, client: Client) -> None:
 def test_nobody_there() -> None:
     with socket.create_server(("127.0.0.1", 0)) as place:
         url = f"http://127.0.0.1:{place.getsockname()[1]}"
-    with Client(url, patience_s=0.0) as client:
+    with Client(url, token="token", patience_s=0.0) as client:
         error = failing(client.jobs)
     assert (error.code, url in error.message, "refused" in error.message) == ("api-unreachable", True, True), error
 
@@ -285,24 +292,24 @@ def test_something_else_listens(said: bytes) -> None:
 
 def test_output_in_pieces(api: FakeApi, client: Client) -> None:
     job_id = api.new_job(state="RUNNING")
-    assert client.output(job_id).size is None
+    assert client.output_piece(job_id).size is None
     api.outputs[job_id, "stdout"] = b""
-    assert (client.output(job_id).data, client.output(job_id).size) == (b"", 0)
+    assert (client.output_piece(job_id).data, client.output_piece(job_id).size) == (b"", 0)
     api.outputs[job_id, "stdout"] = b"0123456789"
-    piece = client.output(job_id, offset=4)
+    piece = client.output_piece(job_id, offset=4)
     assert (piece.data, piece.size, piece.state) == (b"456789", 10, "RUNNING")
-    assert client.output(job_id, offset=4, limit=3).data == b"456"
-    assert (client.output(job_id, offset=10).data, client.output(job_id, offset=99).size) == (b"", 10)
-    assert client.output(job_id, stream="stderr").size is None
-    assert failing(lambda: client.output(999)).code == "no-such-job"
+    assert client.output_piece(job_id, offset=4, limit=3).data == b"456"
+    assert (client.output_piece(job_id, offset=10).data, client.output_piece(job_id, offset=99).size) == (b"", 10)
+    assert client.output_piece(job_id, stream="stderr").size is None
+    assert failing(lambda: client.output_piece(999)).code == "no-such-job"
 
 
 def test_output_that_is_not_the_asked_part(api: FakeApi, client: Client) -> None:
     """A server (or proxy) that ignores Range must not make us print a part twice."""
     job_id = api.new_job(state="RUNNING")
     api.answers["GET", f"/v1/jobs/{job_id}/output"] = [give(PlainTextResponse("0123456789"))] * 2
-    assert client.output(job_id).data == b"0123456789"
-    assert failing(lambda: client.output(job_id, offset=4)).code == "bad-answer"
+    assert client.output_piece(job_id).data == b"0123456789"
+    assert failing(lambda: client.output_piece(job_id, offset=4)).code == "bad-answer"
 
 
 def test_following_a_job(api: FakeApi, client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -343,12 +350,12 @@ def test_waiting_outlasts_an_outage(api: FakeApi) -> None:
     states: list[str] = []
     troubles: list[Error] = []
 
-    def seen(job: Job) -> None:
+    def seen(job: JobInfo) -> None:
         states.append(job.state)
         api.jobs[job_id].update(state="FAILED", exit_code=3)
 
     with Client(api.url, token="token", patience_s=0.0) as client:
-        job = watch.wait(client, job_id, poll_s=0.01, seen=seen, trouble=troubles.append)
+        job = watch.wait(client, job_id, poll_s=0.01, on_progress=seen, on_trouble=troubles.append)
         assert (states, len(troubles), job.exit_status) == (["RUNNING", "FAILED"], 3, 3)
         api.answers[path] = [give(HTMLResponse("", 503))] * 1000
         with pytest.raises(UnavailableError):
@@ -368,5 +375,5 @@ def test_waiting_outlasts_an_outage(api: FakeApi) -> None:
     ],
 )
 def test_exit_status(state: str, exit_code: int | None, signal: int | None, status: int) -> None:
-    job = Job.parse({"job_id": 1, "state": state, "exit_code": exit_code, "signal": signal})
+    job = JobInfo.parse({"job_id": 1, "state": state, "exit_code": exit_code, "signal": signal})
     assert job.exit_status == status

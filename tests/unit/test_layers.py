@@ -39,7 +39,7 @@ ALLOWED: dict[str, set[str]] = {
 # foreign or standard module -> packages of ours that may import it
 DOORS: dict[str, set[str]] = {
     "cffi": {"krb5"},
-    "gssapi": {"files", "api", "testing"},
+    "gssapi": {"files", "api", "client", "testing"},
     "asyncpg": {"store", "testing"},
     "sqlite3": {"store", "api", "testing"},
     "aiohttp": {"slurm", "testing"},
@@ -68,8 +68,10 @@ NOT_IN_CLIENT = {
     "prometheus_client",
 }
 BASE_INSTALL = [
-    "client/http.py",
+    "client/exchange.py",
     "client/profile.py",
+    "client/sync/client.py",
+    "client/aio/client.py",
     "cli/main.py",
     "cli/user.py",
     "cli/jobs.py",

@@ -1,4 +1,4 @@
-"""What the users' commands share: the connection of whoever is logged in, and how things are written for people.
+"""What the users' commands share: the cluster that is meant, the connection to it, and how things are written.
 
 Rule 1: results go to standard output, everything else to standard error; ``--json`` prints the API's JSON.
 Rule 2: only the base install is imported here, and rich only where a table is drawn: ``submit`` starts fast.
@@ -8,25 +8,85 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from hipercow_slurm.client import profile
-from hipercow_slurm.client.http import Client
 from hipercow_slurm.errors import Error
 
-as_json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
+    from hipercow_slurm.client.sync.client import Client
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 # Blank-line separated paragraphs that click must not wrap begin with this mark.
 EXAMPLES = "\b\nExamples:\n"
+_CLUSTER = "hipercow_slurm.cluster"
+_JSON = "hipercow_slurm.json"
 
 
-def connect() -> Client:
-    """A client with the session that ``login`` saved. Raises CredentialError "not-logged-in"."""
-    saved = profile.session()
-    return Client(saved.url, token=saved.token, ca=saved.ca, retrying=retrying)
+def _remember(key: str) -> Callable[[click.Context, click.Parameter, Any], Any]:
+    def keep(ctx: click.Context, param: click.Parameter, value: Any) -> Any:
+        if value:
+            ctx.meta[key] = value
+        return value
+
+    return keep
+
+
+def _cluster_names(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str | CompletionItem]:
+    return [name for name in profile.names() if name and name.startswith(incomplete)]
+
+
+def user_options(command: F) -> F:
+    """The options of every command: ``--json`` (parameter ``as_json``) and ``--cluster``."""
+    command = click.option(
+        "--json", "as_json", is_flag=True, callback=_remember(_JSON), is_eager=True, help="Print JSON."
+    )(command)
+    return click.option(
+        "-M",
+        "--cluster",
+        metavar="NAME",
+        expose_value=False,
+        callback=_remember(_CLUSTER),
+        shell_complete=_cluster_names,
+        help="Cluster of that name in your configuration.",
+    )(command)
+
+
+def cluster_name() -> str | None:
+    """The cluster that is meant; None: the one without a name."""
+    return profile.chosen(click.get_current_context().meta.get(_CLUSTER))
+
+
+def connect(**how: Any) -> Client:
+    """A client with the session that ``login`` saved; on a terminal it asks for the password when that has ended.
+
+    Raises:
+        ConfigError: "no-url", "no-cluster".
+    """
+    from hipercow_slurm.client.sync.client import Client
+
+    return Client(cluster=cluster_name(), **{"on_retry": retrying, "password": _ask_again, **how})
+
+
+def _ask_again(username: str, url: str) -> str | None:
+    """The password for a new session in the middle of a command, if there is somebody to ask."""
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        return None
+    click.echo(f"You have no session at {url} (any more).", err=True)
+    return ask_password(username, url)
+
+
+def ask_password(username: str, url: str) -> str:
+    """Ask on the terminal."""
+    password: str = click.prompt(f"Password of {username} at {url}", hide_input=True, err=True)
+    return password
 
 
 def retrying(error: Error, pause_s: float) -> None:

@@ -12,11 +12,12 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from hipercow_slurm.cli.common import EXAMPLES, as_json_option, clock, connect, print_json, warn, when
+from hipercow_slurm.cli.common import EXAMPLES, clock, connect, print_json, user_options, warn, when
 from hipercow_slurm.cli.sbatch import sbatch_options
-from hipercow_slurm.client.http import Client
-from hipercow_slurm.client.models import Job
+from hipercow_slurm.client.models import JobInfo
 from hipercow_slurm.client.problems import clean
+from hipercow_slurm.client.sync import watch
+from hipercow_slurm.client.sync.client import Client
 from hipercow_slurm.errors import Error, RequestError
 from hipercow_slurm.sbatch import directives, environment
 
@@ -36,7 +37,7 @@ SCRIPT_LIMIT = 16 * 2**20
 @click.option("--parsable", is_flag=True, help="Print the job's id and nothing else.")
 @click.option("--ignore-directives", is_flag=True, help="Do not read #SBATCH lines in the script.")
 @click.option("--idempotency-key", metavar="KEY", help="Repeat a submission whose answer was lost.")
-@as_json_option
+@user_options
 @click.pass_context
 def submit(
     ctx: click.Context,
@@ -61,7 +62,8 @@ def submit(
     asked = {} if ignore_directives else directives(text)
     given = {key: options[key] for key in options if ctx.get_parameter_source(key) is ParameterSource.COMMANDLINE}
     with connect() as client:
-        job = client.submit(_spec(text, name, {**asked, **given}), idempotency_key=idempotency_key)
+        spec = _spec(text, name, {**asked, **given})
+        job = client.submit(**spec, idempotency_key=idempotency_key).info
         _announce(job, as_json=as_json and not wait_, parsable=parsable, quiet=as_json)
         for text in job.warnings:
             warn(clean(text))
@@ -96,7 +98,7 @@ def _script(argument: str) -> tuple[str, str | None]:
         raise RequestError(f"{what} is not a script: it is not text in UTF-8", code="no-script") from error
 
 
-def _announce(job: Job, *, as_json: bool, parsable: bool, quiet: bool) -> None:
+def _announce(job: JobInfo, *, as_json: bool, parsable: bool, quiet: bool) -> None:
     """In sbatch's own words, which scripts know how to read."""
     if as_json:
         print_json(job.raw)
@@ -112,7 +114,7 @@ class _StatusLine:
     def __init__(self, job_id: int) -> None:
         self._what, self._last, self._terminal = f"job {job_id}", "", sys.stderr.isatty()
 
-    def seen(self, job: Job) -> None:
+    def seen(self, job: JobInfo) -> None:
         reason = f" ({clean(job.reason)})" if job.reason and not job.ended else ""
         since = datetime.now(UTC) - (job.start_time or job.submit_time or datetime.now(UTC))
         status = f"{self._what} {job.state}{reason}"
@@ -132,11 +134,9 @@ class _StatusLine:
 
 def _wait(client: Client, job_id: int, *, as_json: bool) -> int:
     """Wait for the end, saying on standard error what the job does; its exit status."""
-    from hipercow_slurm.client.watch import wait
-
     status = _StatusLine(job_id)
     try:
-        job = wait(client, job_id, seen=status.seen, trouble=status.trouble)
+        job = watch.wait(client, job_id, on_progress=status.seen, on_trouble=status.trouble)
     except KeyboardInterrupt:
         click.echo(f"\njob {job_id} goes on without you; see: hipercow-slurm show {job_id}", err=True)
         return 130
@@ -151,12 +151,12 @@ def _wait(client: Client, job_id: int, *, as_json: bool) -> int:
 @click.option(
     "--state", "states", multiple=True, metavar="STATE", help="Only jobs in this state (PENDING, RUNNING, ...)."
 )
-@as_json_option
+@user_options
 def jobs(states: tuple[str, ...], as_json: bool) -> None:
     """List your jobs: those that wait or run, and those that ended not long ago."""
     wanted = {state.upper() for state in states}
     with connect() as client:
-        found = [job for job in client.jobs() if not wanted or job.state in wanted]
+        found = [job for job in client.job_infos() if not wanted or job.state in wanted]
     found.sort(key=lambda job: job.job_id)
     if as_json:
         print_json([job.raw for job in found])
@@ -170,11 +170,11 @@ def jobs(states: tuple[str, ...], as_json: bool) -> None:
 
 @click.command()
 @click.argument("job_id", type=click.IntRange(1))
-@as_json_option
+@user_options
 def show(job_id: int, as_json: bool) -> None:
     """Show one job, and until when its ticket is good."""
     with connect() as client:
-        job = client.job(job_id)
+        job = client.job_info(job_id)
     if as_json:
         print_json(job.raw)
         return
@@ -184,7 +184,7 @@ def show(job_id: int, as_json: bool) -> None:
         click.echo(f"  {label:11}{clean(value)}")
 
 
-def _details(job: Job) -> list[tuple[str, str]]:
+def _details(job: JobInfo) -> list[tuple[str, str]]:
     """Label and value of what is known about a job."""
     ended = f"status {job.exit_code}" if job.exit_code is not None else ""
     if job.signal:
@@ -212,7 +212,7 @@ def _details(job: Job) -> list[tuple[str, str]]:
 @click.argument("job_id", type=click.IntRange(1))
 @click.option("-f", "--follow", "follow_", is_flag=True, help="Go on as the output grows, until the job has ended.")
 @click.option("-e", "--stderr", is_flag=True, help="Standard error instead of standard output.")
-@as_json_option
+@user_options
 def logs(job_id: int, follow_: bool, stderr: bool, as_json: bool) -> None:
     """Print what a job has written, as it is."""
     stream = "stderr" if stderr else "stdout"
@@ -231,7 +231,7 @@ def _so_far(client: Client, job_id: int, stream: str) -> Iterator[bytes]:
     """The output as it is now, piece by piece."""
     offset = 0
     while True:
-        piece = client.output(job_id, stream=stream, offset=offset)
+        piece = client.output_piece(job_id, stream=stream, offset=offset)
         if piece.size is None:
             state = f" (it is {piece.state})" if piece.state else ""
             raise RequestError(
@@ -248,9 +248,7 @@ def _so_far(client: Client, job_id: int, stream: str) -> Iterator[bytes]:
 
 
 def _followed(client: Client, job_id: int, stream: str) -> Iterator[bytes]:
-    from hipercow_slurm.client.watch import follow
-
-    return follow(client, job_id, stream=stream, poll_s=1.0)
+    return watch.follow(client, job_id, stream=stream, poll_s=1.0)
 
 
 def _logs_as_json(client: Client, job_id: int, stream: str) -> None:
@@ -260,7 +258,7 @@ def _logs_as_json(client: Client, job_id: int, stream: str) -> None:
 
 @click.command()
 @click.argument("job_ids", type=click.IntRange(1), nargs=-1, required=True, metavar="JOB_ID...")
-@as_json_option
+@user_options
 @click.pass_context
 def cancel(ctx: click.Context, /, job_ids: tuple[int, ...], as_json: bool) -> None:
     """Cancel jobs. Those that cannot be cancelled do not keep the others from it."""

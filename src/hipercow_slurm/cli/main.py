@@ -17,15 +17,17 @@ from hipercow_slurm.errors import Error
 
 # name -> (module:attribute, extra that brings its libraries, one-line help)
 COMMANDS: dict[str, tuple[str, str | None, str]] = {
-    "login": ("cli.user:login", None, "Log in with your password; it is used once and never stored."),
+    "login": ("cli.user:login", None, "Log in with your password or your Kerberos ticket."),
     "logout": ("cli.user:logout", None, "End this session."),
     "submit": ("cli.jobs:submit", None, "Submit a job script."),
     "jobs": ("cli.jobs:jobs", None, "List your jobs."),
     "show": ("cli.jobs:show", None, "Show one job."),
     "logs": ("cli.jobs:logs", None, "Print a job's output."),
     "cancel": ("cli.jobs:cancel", None, "Cancel jobs."),
-    "ticket": ("cli.user:ticket", None, "Show until when your ticket is good."),
-    "completion": ("cli.user:completion", None, "Print your shell's completion script."),
+    "ticket": ("cli.ticket:ticket", None, "Show until when your ticket is good, and for which jobs."),
+    "sessions": ("cli.user:sessions", None, "List or end your sessions."),
+    "clusters": ("cli.user:clusters", None, "List the clusters you know."),
+    "completion": ("cli.completion:completion", None, "Print your shell's completion script."),
     "api": ("cli.operator:api", "server", "Run the HTTP API."),
     "signer": ("cli.operator:signer", "server", "Run the token signer."),
     "auksd": ("cli.operator:auksd", "server", "Run the credential cache."),

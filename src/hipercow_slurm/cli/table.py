@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import sys
 from datetime import UTC, datetime
+from typing import Any
 
 import click
 
-from hipercow_slurm.cli.common import clock
-from hipercow_slurm.client.models import Job
+from hipercow_slurm.cli.common import clock, when
+from hipercow_slurm.client.models import JobInfo, SessionInfo
 from hipercow_slurm.client.problems import clean
 
 HEADINGS = ("JOB", "NAME", "PARTITION", "STATE", "TIME", "NODES", "TICKET", "REASON")
@@ -27,7 +28,7 @@ COLOURS = {
 }
 
 
-def row(job: Job, now: datetime) -> tuple[str, ...]:
+def row(job: JobInfo, now: datetime) -> tuple[str, ...]:
     """A job's cells, in the order of ``HEADINGS``."""
     length = ""
     if job.start_time and job.state != "PENDING":
@@ -42,16 +43,14 @@ def row(job: Job, now: datetime) -> tuple[str, ...]:
     return tuple(clean(cell) for cell in cells)
 
 
-def print_jobs(jobs: list[Job]) -> None:
+def print_jobs(jobs: list[JobInfo]) -> None:
     """Print the table."""
     now = datetime.now(UTC)
     rows = [row(job, now) for job in jobs]
     if sys.stdout.isatty():
         _print_for_terminal(rows)
         return
-    widths = [max(map(len, column)) for column in zip(HEADINGS, *rows, strict=True)]
-    for cells in (HEADINGS, *rows):
-        click.echo("  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip())
+    print_table(HEADINGS, rows)
 
 
 def _print_for_terminal(rows: list[tuple[str, ...]]) -> None:
@@ -71,6 +70,43 @@ def _print_for_terminal(rows: list[tuple[str, ...]]) -> None:
         shown = dict(zip(HEADINGS, cells, strict=True))
         table.add_row(*(Text(shown[h], COLOURS.get(shown[h].partition(" ")[0], "")) for h in widths))
     console.print(table)
+
+
+def print_table(headings: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+    """A small table of a few columns, the same on a terminal and in a pipe."""
+    widths = [max(map(len, column)) for column in zip(headings, *rows, strict=True)]
+    for cells in (headings, *rows):
+        click.echo("  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip())
+
+
+def print_sessions(sessions: list[SessionInfo]) -> None:
+    """The user's sessions; the one that asks has a star."""
+    rows: list[tuple[str, ...]] = [
+        (
+            "*" if one.current else "",
+            clean(one.session_id),
+            clean(one.address),
+            when(one.created_at) if one.created_at else "",
+            when(one.expires_at),
+        )
+        for one in sessions
+    ]
+    print_table(("", "SESSION", "FROM", "SINCE", "UNTIL"), rows)
+
+
+def print_clusters(rows: list[dict[str, Any]]) -> None:
+    """The clusters that are known here; the one that is used has a star."""
+    cells: list[tuple[str, ...]] = [
+        (
+            "*" if row["current"] else "",
+            row["name"] or "(no name)",
+            clean(row["url"] or ""),
+            clean(row["username"] or ""),
+            "yes" if row["logged_in"] else "no",
+        )
+        for row in rows
+    ]
+    print_table(("", "CLUSTER", "URL", "USERNAME", "SESSION"), cells)
 
 
 GAP = 2

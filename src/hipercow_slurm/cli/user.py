@@ -1,21 +1,28 @@
-"""``login``, ``logout``, ``ticket`` and ``completion``."""
+"""``login``, ``logout``, ``sessions`` and ``clusters``: who one is, and where."""
 
 from __future__ import annotations
 
 import contextlib
-import getpass
-import os
 import sys
 
 import click
 
-from hipercow_slurm.cli.common import EXAMPLES, as_json_option, connect, print_json, retrying, when
+from hipercow_slurm.cli.common import (
+    EXAMPLES,
+    ask_password,
+    cluster_name,
+    connect,
+    print_json,
+    retrying,
+    user_options,
+    warn,
+    when,
+)
 from hipercow_slurm.client import profile
-from hipercow_slurm.client.http import Client, checked_url
-from hipercow_slurm.client.models import Session, Validity
+from hipercow_slurm.client.models import Session, SessionInfo
 from hipercow_slurm.client.problems import MustChangeError
-from hipercow_slurm.client.profile import Saved
-from hipercow_slurm.errors import AccessError, ConfigError, CredentialError, Error, RequestError
+from hipercow_slurm.client.sync.client import Client
+from hipercow_slurm.errors import ConfigError, CredentialError, Error, RequestError
 
 PASSWORD_LIMIT = 4096
 
@@ -24,40 +31,55 @@ PASSWORD_LIMIT = 4096
     epilog=EXAMPLES
     + "  hipercow-slurm login\n"
     + "  hipercow-slurm login --url https://head.example.org:8443 --username alice\n"
+    + "  hipercow-slurm login --cluster big --url https://big.example.org:8443\n"
+    + "  kinit -f alice && hipercow-slurm login --kerberos\n"
     + "  pass show cluster | hipercow-slurm login --password-stdin"
 )
 @click.option("-u", "--username", help="Name at the cluster (default: the last one used here, else your own).")
 @click.option("--url", help="URL of the cluster's API (default: from the configuration).")
 @click.option("--ca", type=click.Path(exists=True, dir_okay=False), help="PEM file of the authority to trust.")
 @click.option("--password-stdin", is_flag=True, help="Read the password from standard input, one line.")
-@as_json_option
-def login(username: str | None, url: str | None, ca: str | None, password_stdin: bool, as_json: bool) -> None:
-    """Log in with your password.
+@click.option("-k", "--kerberos", is_flag=True, help="Use the Kerberos ticket that is here, or fail.")
+@click.option(
+    "--keyring/--no-keyring",
+    default=None,
+    help="Keep the password in your system's keyring, to log in again by itself (or remove it from there).",
+)
+@user_options
+def login(
+    username: str | None,
+    url: str | None,
+    ca: str | None,
+    password_stdin: bool,
+    kerberos: bool,
+    keyring: bool | None,
+    as_json: bool,
+) -> None:
+    """Log in with your password, or with the Kerberos ticket that you have.
 
-    The password goes to the API once, over TLS, and is stored nowhere. What is stored here is a session, good until
-    your Kerberos ticket can no longer be renewed, or until you log out.
+    The password goes to the API once, over TLS, and is stored nowhere unless you ask for --keyring. What is stored
+    here is a session, good until your Kerberos ticket can no longer be renewed, or until you log out.
     """
-    settings = profile.settings(url=url, ca=ca)
-    if settings.url is None:
-        raise ConfigError(
-            "no cluster is known yet",
-            code="no-url",
-            hint=f'hipercow-slurm login --url https://HOST:PORT, or url = "..." in {profile.config_file()}',
-        )
-    where = checked_url(settings.url)
-    who = username or settings.username or getpass.getuser()
-    password = _password_from_stdin() if password_stdin else _ask(who, where)
-    with Client(where, ca=settings.ca, retrying=retrying) as client:
-        try:
-            session = client.login(who, password)
-        except MustChangeError as error:
-            if password_stdin or not sys.stdin.isatty():
-                raise
-            session = _change(client, error)
-    old = _old_token(where)
-    profile.save(Saved(where, settings.ca, who, session.principal, session.token))
-    if old is not None:
-        _end_quietly(where, settings.ca, old)
+    # Not connect(): a login must not be held up by the session it replaces.
+    name = cluster_name() if url is None else _named()
+    settings = profile.settings(name, url=url, ca=ca)
+    client = Client(
+        settings.url,
+        cluster=name,
+        username=username or settings.username,
+        ca=settings.ca,
+        keyring=settings.keyring if keyring is None else keyring,
+        on_retry=retrying,
+    )
+    with client:
+        old = _old_token(client)
+        if kerberos or (not (password_stdin or username) and _has_ticket()):
+            session = _with_ticket(client, must=kerberos)
+        else:
+            session = _with_password(client, from_stdin=password_stdin)
+        if old is not None:
+            _end_quietly(client, old)
+        where = client.url
     if as_json:
         print_json(session.raw)
         return
@@ -65,13 +87,74 @@ def login(username: str | None, url: str | None, ca: str | None, password_stdin:
     click.echo(f"your ticket renews itself until {when(session.ticket.renewable_until or session.ticket.valid_until)}")
 
 
-def _change(client: Client, error: MustChangeError) -> Session:
+def _named() -> str | None:
+    """The cluster that was named on the command line; a URL there means that no default is wanted."""
+    meta = click.get_current_context().meta
+    return profile.chosen(meta["hipercow_slurm.cluster"]) if "hipercow_slurm.cluster" in meta else None
+
+
+def _has_ticket() -> bool:
+    from hipercow_slurm.client.negotiate import available
+
+    return available()
+
+
+def _with_ticket(client: Client, *, must: bool) -> Session:
+    """Negotiate; where nobody asked for it in so many words, the password is the other way."""
+    try:
+        return client.login_with_ticket()
+    except Error as error:
+        if must or not sys.stdin.isatty():
+            raise
+        warn(f"your Kerberos ticket is of no use here: {error.message}")
+    return _with_password(client, from_stdin=False)
+
+
+def _with_password(client: Client, *, from_stdin: bool) -> Session:
+    credentials = client.credentials
+    who, where = credentials.username, client.url
+    password = _password_from_stdin() if from_stdin else _kept(client) or _ask(who, where)
+    try:
+        session = client.login(who, password)
+    except MustChangeError as error:
+        if from_stdin or not sys.stdin.isatty():
+            raise
+        session, password = _change(client, error)
+    _keep(client, password)
+    return session
+
+
+def _kept(client: Client) -> str | None:
+    """The keyring's password, where there is one; a person can always be asked instead."""
+    if not client.credentials.keyring:
+        return None
+    from hipercow_slurm.client import keys
+
+    return keys.password(client.url, client.credentials.username)
+
+
+def _keep(client: Client, password: str) -> None:
+    """Do with the password what ``--keyring`` or ``--no-keyring`` says."""
+    wanted = click.get_current_context().params["keyring"]
+    if wanted is None:
+        return
+    from hipercow_slurm.client import keys
+
+    credentials = client.credentials
+    if wanted:
+        keys.keep(client.url, credentials.username, password)
+    else:
+        with contextlib.suppress(ConfigError):
+            keys.forget(client.url, credentials.username)
+
+
+def _change(client: Client, error: MustChangeError) -> tuple[Session, str]:
     """Ask for a new password until the KDC takes it, or does not want to hear another one."""
     click.echo(f"{error.message}.", err=True)
     while True:
-        password = click.prompt("New password", hide_input=True, confirmation_prompt="The same again", err=True)
+        password: str = click.prompt("New password", hide_input=True, confirmation_prompt="The same again", err=True)
         try:
-            return client.change_password(error.conversation, password)
+            return client.change_password(error.conversation, password), password
         except RequestError as refused:
             if refused.code != "password-rejected":
                 raise
@@ -92,85 +175,113 @@ def _ask(username: str, url: str) -> str:
             code="no-password",
             hint="use --password-stdin",
         )
-    password: str = click.prompt(f"Password of {username} at {url}", hide_input=True, err=True)
-    return password
+    return ask_password(username, url)
 
 
-def _old_token(url: str) -> str | None:
-    """The token that a new login at the same place makes useless."""
+def _old_token(client: Client) -> str | None:
+    """The token of the session that a new one at the same place makes useless."""
     with contextlib.suppress(ConfigError):
-        saved = profile.load()
-        if saved is not None and saved.url == url:
+        saved = profile.load(client.credentials.cluster)
+        if saved is not None and saved.url == client.url:
             return saved.token
     return None
 
 
-def _end_quietly(url: str, ca: str | None, token: str) -> None:
-    with contextlib.suppress(Error), Client(url, token=token, ca=ca, timeout_s=5.0, patience_s=0.0) as client:
-        client.logout()
+def _end_quietly(client: Client, token: str) -> None:
+    credentials = client.credentials
+    with (
+        contextlib.suppress(Error),
+        Client(client.url, token=token, ca=credentials.ca, timeout_s=5.0, patience_s=0.0) as old,
+    ):
+        old.logout()
 
 
-@click.command()
-@as_json_option
+@click.command(epilog=EXAMPLES + "  hipercow-slurm logout\n  hipercow-slurm logout --cluster big")
+@user_options
 def logout(as_json: bool) -> None:
     """End this session, here and at the cluster. Jobs that run keep their ticket."""
-    saved = profile.session()
-    # Forgotten here first: whatever the server says, this machine no longer holds the session.
-    profile.save(Saved(saved.url, saved.ca, saved.username))
-    try:
-        with Client(saved.url, token=saved.token, ca=saved.ca, patience_s=3.0, retrying=retrying) as client:
+    with connect(password=None, patience_s=3.0) as client:
+        try:
             client.logout()
-    except (AccessError, CredentialError) as error:
-        if error.status != 401:
+        except CredentialError:
             raise
-        # The session had ended by itself.
-    except Error as error:
-        error.hint = "the session is forgotten here, but stays open at the cluster until it expires"
-        raise
+        except Error as error:
+            error.hint = "the session is forgotten here, but stays open at the cluster until it expires"
+            raise
+        where = client.url
     if as_json:
         print_json({"logged_out": True})
     else:
-        click.echo(f"logged out of {saved.url}")
-
-
-@click.command()
-@as_json_option
-def ticket(as_json: bool) -> None:
-    """Show until when your tickets are good: your session's, and the one your jobs are given."""
-    with connect() as client:
-        found = client.ticket()
-    if as_json:
-        print_json(found.raw)
-        return
-    click.echo(f"{found.principal} at {client.url}")
-    click.echo(f"  session  {_validity(found.session)}")
-    if found.cache is None:
-        click.echo("  jobs     no ticket: log in again before you submit")
-    else:
-        click.echo(f"  jobs     {_validity(found.cache)}")
-
-
-def _validity(validity: Validity) -> str:
-    if validity.renewable_until is None:
-        return f"good until {when(validity.valid_until)}, cannot be renewed"
-    return f"good until {when(validity.valid_until)}, renewed until {when(validity.renewable_until)}"
+        click.echo(f"logged out of {where}")
 
 
 @click.command(
     epilog=EXAMPLES
-    + '  eval "$(hipercow-slurm completion bash)"      # in ~/.bashrc\n'
-    + '  eval "$(hipercow-slurm completion zsh)"       # in ~/.zshrc\n'
-    + "  hipercow-slurm completion fish | source       # in ~/.config/fish/config.fish"
+    + "  hipercow-slurm sessions\n"
+    + "  hipercow-slurm sessions --end 3f0c2a\n"
+    + "  hipercow-slurm sessions --end-others"
 )
-@click.argument("shell", required=False, type=click.Choice(["bash", "zsh", "fish"]))
-@click.pass_context
-def completion(ctx: click.Context, shell: str | None) -> None:
-    """Print a script that lets SHELL complete commands and options (default: the shell you use)."""
-    from click.shell_completion import get_completion_class
+@click.option("--end", "ended", multiple=True, metavar="ID", help="End the session whose id begins like this.")
+@click.option("--end-others", is_flag=True, help="End all sessions but this one.")
+@user_options
+def sessions(ended: tuple[str, ...], end_others: bool, as_json: bool) -> None:
+    """List your sessions on all machines, or end some."""
+    with connect() as client:
+        found = client.sessions()
+        ending = [row for row in found if end_others and not row.current]
+        ending += [row for beginning in ended if (row := _one(found, beginning)) not in ending]
+        for row in ending:
+            client.end_session(row.session_id)
+    if as_json:
+        left = [row.raw for row in found if row not in ending]
+        print_json({"sessions": left, "ended": [row.session_id for row in ending]} if ending else left)
+        return
+    for row in ending:
+        click.echo(f"ended session {row.session_id}")
+    if not ending:
+        from hipercow_slurm.cli.table import print_sessions
 
-    shell = shell or os.environ.get("SHELL", "").rpartition("/")[2]
-    kind = get_completion_class(shell)
-    if kind is None:
-        raise RequestError(f"no completion for the shell {shell!r}", hint="name one: bash, zsh or fish")
-    root = ctx.find_root()
-    click.echo(kind(root.command, {}, root.info_name or "", "_HIPERCOW_SLURM_COMPLETE").source())
+        print_sessions(found)
+
+
+def _one(rows: list[SessionInfo], beginning: str) -> SessionInfo:
+    fitting = [row for row in rows if row.session_id.startswith(beginning)]
+    if len(fitting) != 1:
+        what = "no session" if not fitting else f"{len(fitting)} sessions"
+        raise RequestError(
+            f"{what} of yours with an id that begins with {beginning!r}",
+            code="no-such-session",
+            hint="hipercow-slurm sessions",
+        )
+    return fitting[0]
+
+
+@click.command(epilog=EXAMPLES + "  hipercow-slurm clusters\n  HIPERCOW_SLURM_CLUSTER=big hipercow-slurm jobs")
+@user_options
+def clusters(as_json: bool) -> None:
+    """List the clusters that your configuration names or that you have logged in to."""
+    here = cluster_name()
+    rows = []
+    for name in profile.names():
+        settings, saved = profile.settings(name), profile.load(name)
+        rows.append(
+            {
+                "name": name,
+                "url": settings.url,
+                "username": settings.username,
+                "logged_in": bool(saved and saved.token and saved.url == settings.url),
+                "current": name == here,
+            }
+        )
+    if as_json:
+        print_json(rows)
+    elif not rows:
+        raise ConfigError(
+            "no cluster is known yet",
+            code="no-url",
+            hint=f"hipercow-slurm login --url https://HOST:PORT, or {profile.config_file()}",
+        )
+    else:
+        from hipercow_slurm.cli.table import print_clusters
+
+        print_clusters(rows)

@@ -14,6 +14,11 @@ from typing import Any, TypeVar
 
 from hipercow_slurm.errors import ProtocolError
 
+POLL_S = 2.0
+OUTAGE_S = 900.0
+# A node writes its last bytes to the share when the file is closed, which Slurm does not wait for.
+LINGER_S = 2.0
+
 T = TypeVar("T")
 Json = Mapping[str, Any]
 
@@ -100,7 +105,7 @@ class Credential:
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class JobInfo:
     """A job as the API shows it; ``raw`` is the whole JSON object."""
 
     job_id: int
@@ -121,7 +126,7 @@ class Job:
     raw: Json = field(repr=False, compare=False)
 
     @classmethod
-    def parse(cls, document: Json) -> Job:
+    def parse(cls, document: Json) -> JobInfo:
         """From the API's JSON. Raises ProtocolError "bad-answer"."""
         nodes = optional(document, "nodes", list) or []
         return cls(
@@ -202,6 +207,52 @@ class Ticket:
             session=Validity.parse(optional(document, "session", dict) or {}),
             cache=None if cache is None else Validity.parse(cache),
             raw=document,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class SessionInfo:
+    """One of the user's sessions; ``current``: the one that asked."""
+
+    session_id: str
+    created_at: datetime | None
+    expires_at: datetime | None
+    current: bool
+    address: str
+    raw: Json = field(repr=False, compare=False)
+
+    @classmethod
+    def parse(cls, document: Json) -> SessionInfo:
+        """From the API's JSON. Raises ProtocolError "bad-answer"."""
+        return cls(
+            session_id=get(document, "session_id", str),
+            created_at=moment(document, "created_at"),
+            expires_at=moment(document, "expires_at"),
+            current=bool(optional(document, "current", bool)),
+            address=optional(document, "address", str) or "",
+            raw=document,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A name in a directory on the cluster; ``type``: file, directory, symlink, ...; ``mode`` as ``0640``."""
+
+    name: str
+    type: str
+    size: int | None
+    mode: str | None
+    modified_at: datetime | None
+
+    @classmethod
+    def parse(cls, document: Json) -> Entry:
+        """From the API's JSON. Raises ProtocolError "bad-answer"."""
+        return cls(
+            name=get(document, "name", str),
+            type=optional(document, "type", str) or "unknown",
+            size=optional(document, "size", int),
+            mode=optional(document, "mode", str),
+            modified_at=moment(document, "modified_at"),
         )
 
 

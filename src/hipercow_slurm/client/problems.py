@@ -84,6 +84,11 @@ def from_answer(status: int, headers: Mapping[str, str], body: bytes, *, server:
             hint=LOG_IN if status == 401 else "is the URL right? Something else than the API may have answered",
             status=status,
         )
+    return from_document(status, document, server=server)
+
+
+def from_document(status: int, document: Mapping[str, object], *, server: str) -> Error:
+    """The error a problem's JSON object stands for."""
     code = str(document.get("code") or "")
     if not re.fullmatch(r"[a-z][a-z0-9-]{0,63}", code):
         code = ""

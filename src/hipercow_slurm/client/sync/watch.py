@@ -1,0 +1,113 @@
+# Made from client/aio by tools/make_sync.py: change it there.
+"""Waiting for a job and following its output: polling that survives an API that is away for a while."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from typing import TypeVar
+
+from hipercow_slurm.client.models import ENDED, LINGER_S, OUTAGE_S, POLL_S, JobInfo
+from hipercow_slurm.client.sync.calls import Calls
+from hipercow_slurm.client.sync.means import Call, sleep
+from hipercow_slurm.errors import Error, RequestError, UnavailableError
+
+T = TypeVar("T")
+
+
+def wait(
+    calls: Calls,
+    job_id: int,
+    *,
+    poll_s: float = POLL_S,
+    outage_s: float = OUTAGE_S,
+    timeout_s: float | None = None,
+    on_progress: Callable[[JobInfo], object] | None = None,
+    on_trouble: Callable[[Error], object] | None = None,
+) -> JobInfo:
+    """The job, once it has ended.
+
+    Args:
+        outage_s: how long the API may be unavailable before the wait gives up; ``on_trouble`` is told meanwhile.
+        timeout_s: longest wait; None: for ever.
+        on_progress: told of the job after each look.
+
+    Raises:
+        UnavailableError: "wait-timeout", or the API was away for too long.
+    """
+    patient = _Patient(outage_s, poll_s, on_trouble)
+    end = None if timeout_s is None else time.monotonic() + timeout_s
+    while True:
+        job = patient.call(lambda: calls.job_info(job_id))
+        if on_progress:
+            on_progress(job)
+        if job.ended:
+            return job
+        if end is not None and time.monotonic() + poll_s > end:
+            raise UnavailableError(f"job {job_id} is still {job.state} after {timeout_s:g} s", code="wait-timeout")
+        sleep(poll_s)
+
+
+def follow(
+    calls: Calls,
+    job_id: int,
+    *,
+    stream: str = "stdout",
+    offset: int = 0,
+    poll_s: float = POLL_S,
+    outage_s: float = OUTAGE_S,
+    on_progress: Callable[[JobInfo], object] | None = None,
+    on_trouble: Callable[[Error], object] | None = None,
+) -> Iterator[bytes]:
+    """The job's output from ``offset`` on as it grows, until the job has ended and nothing more comes.
+
+    Args:
+        on_progress: told of the job whenever there is nothing new to read.
+
+    Raises:
+        RequestError: "no-output": the job has ended and there is no file.
+    """
+    patient = _Patient(outage_s, poll_s, on_trouble)
+    ended_at: float | None = None
+    while True:
+        piece = patient.call(lambda at=offset: calls.output_piece(job_id, stream=stream, offset=at))  # type: ignore[misc]
+        if piece.data:
+            offset += len(piece.data)
+            yield piece.data
+            continue
+        if piece.size is not None and piece.size < offset:
+            # Written anew, by a requeued job for instance: what is there now is what there is to read.
+            offset = 0
+            continue
+        state = piece.state
+        if on_progress or state is None:
+            job = patient.call(lambda: calls.job_info(job_id))
+            state = job.state
+            if on_progress:
+                on_progress(job)
+        if state in ENDED:
+            ended_at = ended_at or time.monotonic()
+            if time.monotonic() - ended_at >= LINGER_S:
+                if piece.size is None:
+                    raise RequestError(f"job {job_id} has ended and left no {stream}", code="no-output", status=404)
+                return
+        sleep(min(poll_s, 1.0) if ended_at else poll_s)
+
+
+class _Patient:
+    """Repeats a call that only reads while the API is unavailable, up to ``outage_s`` in a row."""
+
+    def __init__(self, outage_s: float, poll_s: float, on_trouble: Callable[[Error], object] | None) -> None:
+        self._outage_s, self._poll_s, self._on_trouble = outage_s, poll_s, on_trouble
+
+    def call(self, ask: Call[T]) -> T:
+        end = time.monotonic() + self._outage_s
+        while True:
+            try:
+                return ask()
+            except UnavailableError as error:
+                if time.monotonic() >= end:
+                    raise
+                if self._on_trouble:
+                    self._on_trouble(error)
+                sleep(self._poll_s)
