@@ -9,7 +9,8 @@ from __future__ import annotations
 import logging
 import re
 import sys
-from collections.abc import MutableMapping
+import time
+from collections.abc import Callable, Mapping, MutableMapping
 from typing import Any
 
 # structlog imports rich for its console output if it finds it: 4 MB in each daemon, for what none of them uses.
@@ -21,11 +22,16 @@ import structlog  # noqa: E402
 if not _rich_is_used:
     del sys.modules["rich"]
 
+_write: Callable[[str], None] | None = None  # of ``info``: what takes a line, if lines are written as they are here
+_second, _ts = 0, ""
+
 _PLAIN = re.compile(r'[^\s"=\\\x00-\x1f\x7f-\x9f]+').fullmatch
 
 
 def setup(program: str, *, level: str = "info", json: bool = False) -> None:
     """Send one line per event to stderr, as ``key=value`` or JSON, with the program's name in each."""
+    global _write
+    _write = None if json or level not in ("debug", "info") else _direct(program)
     renderer: Any = structlog.processors.JSONRenderer() if json else logfmt
     structlog.configure(
         processors=[
@@ -40,6 +46,33 @@ def setup(program: str, *, level: str = "info", json: bool = False) -> None:
         logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
         cache_logger_on_first_use=True,
     )
+
+
+def info(event: str, fields: Mapping[str, Any]) -> None:
+    """As ``get().info(event, **fields)`` without context variables, for the one line that every request writes.
+
+    It is the same line at a third of the cost.
+    """
+    if _write is None:
+        get().info(event, **fields)
+    else:
+        _write(f"event={event}" + "".join([f" {key}={_text(value)}" for key, value in fields.items()]))
+
+
+def _direct(program: str) -> Callable[[str], None]:
+    """Writes the rest of a line after ``ts``, ``level`` and ``program``."""
+    stream, middle = sys.stderr, f"Z level=info program={program} "
+
+    def write(rest: str) -> None:
+        global _second, _ts
+        now = time.time_ns()
+        second, ns = divmod(now, 1_000_000_000)
+        if second != _second:
+            _ts, _second = time.strftime("ts=%Y-%m-%dT%H:%M:%S", time.gmtime(second)), second
+        stream.write(f"{_ts}.{ns // 1000:06}{middle}{rest}\n")
+        stream.flush()
+
+    return write
 
 
 def _named(program: str) -> Any:

@@ -12,7 +12,9 @@ from pathlib import Path
 import pytest
 
 from hipercow_slurm.errors import ConfigError, InternalError, UnavailableError
+from hipercow_slurm.store.base import Entry
 from hipercow_slurm.store.envelope import Keys, key_id
+from hipercow_slurm.store.recent import Opened, Recent
 from hipercow_slurm.store.sqlite import SqliteStore
 from hipercow_slurm.values import KrbCred, TicketTimes
 
@@ -51,13 +53,57 @@ async def test_a_tampered_row_does_not_open(tmp_path, change):
     path = tmp_path / "creds.db"
     store = SqliteStore(path, Keys(KEY))
     await store.put(7, cred(), always)
+    await store.close()
     with sqlite3.connect(path) as db:
         db.execute(f"UPDATE credential SET {change}")
+    store = SqliteStore(path, Keys(KEY))  # the first one remembers what it stored
     uid = 8 if change.startswith("uid") else 7
     with pytest.raises(InternalError) as caught:
         (await store.get(uid)).open()
     assert caught.value.code == "store-corrupt"
     await store.close()
+
+
+async def test_what_is_remembered_is_what_is_stored(tmp_path, monkeypatch):
+    """A get after a replacement, a removal or a failed change never shows what was there before, or never was."""
+    store = SqliteStore(tmp_path / "creds.db", Keys(KEY))
+
+    async def now(uid=7):
+        found = await store.get(uid)
+        return found and found.open().times.endtime
+
+    await store.put(7, cred(endtime=100), always)
+    assert await now() == 100
+    await store.put(7, cred(endtime=200), lambda old, new: False)
+    assert await now() == 100, "a credential that was not taken"
+    await store.put(7, cred(endtime=300), always)
+    assert await now() == 300, "the one before"
+    waiting = asyncio.create_task(store.put(7, cred(endtime=400), always))
+    await asyncio.sleep(0)
+    waiting.cancel()  # its client has gone; the change is on its way
+    await store.put(8, cred(endtime=1), always)
+    assert await now() == 400, "the one before a change whose client had gone"
+    monkeypatch.setattr(Keys, "seal", lambda *_: (_ for _ in ()).throw(sqlite3.OperationalError("disk I/O error")))
+    with pytest.raises(UnavailableError):
+        await store.put(7, cred(endtime=500), always)
+    assert await now() == 400, "a credential that could not be stored"
+    await store.remove(7, lambda entry: True)
+    assert await now() is None, "one that was removed"
+    await store.close()
+
+
+def test_remembering_is_bounded_and_forgets_the_oldest():
+    recent = Recent(limit_bytes=10_000)
+    for uid in range(50):
+        recent.put(uid, Opened(Entry.of(uid, cred()), cred(data=bytes(1400))))
+    assert len(recent) == 5, "2 000 bytes each fit five times"
+    assert recent.get(44) is None
+    assert recent.get(45) is not None
+    recent.put(49, Opened(Entry.of(49, cred()), cred(data=bytes(1400))))
+    assert len(recent) == 5, "one in the place of another of the same uid"
+    recent.put(60, Opened(Entry.of(60, cred()), cred(data=bytes(20_000))))
+    assert len(recent) == 0, "one too large for all of it"
+    recent.clear()
 
 
 async def test_wrong_key_is_said_at_start_and_loses_nothing(tmp_path):
@@ -108,7 +154,9 @@ async def test_a_full_disk_is_an_error_and_then_goes_on(store, tmp_path):
 WRITER = """
 import asyncio, sys
 from pathlib import Path
+from hipercow_slurm.store.base import Entry
 from hipercow_slurm.store.envelope import Keys
+from hipercow_slurm.store.recent import Opened, Recent
 from hipercow_slurm.store.sqlite import SqliteStore
 from hipercow_slurm.values import KrbCred, TicketTimes
 

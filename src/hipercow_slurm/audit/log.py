@@ -72,6 +72,11 @@ class AuditLog:
         return self._file.last
 
     @property
+    def waits(self) -> bool:
+        """True if ``note`` waits for the disk."""
+        return self._each
+
+    @property
     def lost(self) -> int:
         """Lines lost since the last one that was written."""
         return self._file.lost
@@ -95,12 +100,31 @@ class AuditLog:
         Raises:
             UnavailableError: code ``audit-unwritable``, only with ``required``.
         """
+        if not self._each:
+            return self.note_soon(verb=verb, result=result, who=who, peer=peer, uid=uid, why=why, request_id=request_id)
         link = self._append(verb, result, who, peer, uid, why, request_id)
-        if link is None:
-            return None
-        if self._each:
+        if link is not None:
             await self._on_disk(link)
-        elif self._syncing is None or self._syncing.done():
+        return link
+
+    def note_soon(
+        self,
+        *,
+        verb: str,
+        result: str,
+        who: str | None = None,
+        peer: str | None = None,
+        uid: int | None = None,
+        why: str | None = None,
+        request_id: str | None = None,
+    ) -> Link | None:
+        """As ``note``; the line is written, and on disk at most ``interval_s`` later, whatever ``sync`` says.
+
+        Raises:
+            UnavailableError: as ``note``.
+        """
+        link = self._append(verb, result, who, peer, uid, why, request_id)
+        if link is not None and (self._syncing is None or self._syncing.done()):
             self._syncing = asyncio.create_task(self._sync_later())
         return link
 

@@ -55,6 +55,13 @@ class Jobs:
             raise UnavailableError(verdict.why, code=verdict.code)
         raise AccessError(verdict.why, code=verdict.code)
 
+    def known_on_node(self, principal: str, uid: int) -> str | None:
+        """The code of a yes that needs no question to slurmctld; None: ``check_on_node``."""
+        if self._names is None:
+            return None
+        verdict = self._oracle.known(uid, node_of_principal(principal, self._names))
+        return None if verdict is None else verdict.code
+
     async def uids(self, *, max_age_s: float) -> frozenset[int]:
         """Everyone with a job anywhere, pending ones too.
 

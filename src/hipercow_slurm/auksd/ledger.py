@@ -29,6 +29,11 @@ class Ledger:
         self._start = secrets.token_hex(4)  # request ids differ from those before a restart
         self._number = 0
 
+    @property
+    def waits(self) -> bool:
+        """True if a decision is noted only once it is on disk: then ``note``, not ``note_now``."""
+        return self.audit is not None and self.audit.waits
+
     async def note(
         self,
         verb: str,
@@ -46,18 +51,7 @@ class Ledger:
         Raises:
             UnavailableError: ``audit-unwritable``: it must not be carried out in silence, so tell nobody its result.
         """
-        self._number += 1
-        request_id = f"{self._start}-{self._number:x}"
-        line: dict[str, Any] = {"principal": principal, "role": role, "peer": peer, "verb": verb, "uid": uid}
-        line = {key: value for key, value in line.items() if value is not None}
-        line |= fields or {}
-        line |= {"result": result, "request_id": request_id}
-        if error is None:
-            self._log.info("auksd.request", **line)
-        else:
-            self._log.warning("auksd.request", **line, code=error.code, why=error.message)
-            self.vitals.failed(error)
-        self.vitals.request(verb, role, "not-found" if error and error.code == "not-found" else result)
+        request_id = self._tell(verb, result, principal, role, peer, uid, fields, error)
         if self.audit is None:
             return
         try:
@@ -67,15 +61,80 @@ class Ledger:
                 who=principal,
                 peer=peer,
                 uid=uid,
-                why=_why(fields or {}, error),
+                why=_why(fields, error),
                 request_id=request_id,
             )
         except UnavailableError as trouble:
-            self._log.error("auksd.audit_failed", request_id=request_id, code=trouble.code, why=trouble.message)
+            self._failed(request_id, trouble)
             raise
 
+    def note_now(
+        self,
+        verb: str,
+        result: str,
+        *,
+        principal: str,
+        role: str,
+        peer: str,
+        uid: int | None,
+        fields: dict[str, Any] | None,
+    ) -> None:
+        """As ``note``, without waiting for the disk.
 
-def _why(fields: dict[str, Any], error: Error | None) -> str | None:
+        Raises:
+            UnavailableError: as ``note``.
+        """
+        request_id = self._tell(verb, result, principal, role, peer, uid, fields, None)
+        if self.audit is None:
+            return
+        try:
+            self.audit.note_soon(
+                verb=verb,
+                result=result,
+                who=principal,
+                peer=peer,
+                uid=uid,
+                why=_why(fields, None),
+                request_id=request_id,
+            )
+        except UnavailableError as trouble:
+            self._failed(request_id, trouble)
+            raise
+
+    def _tell(
+        self,
+        verb: str,
+        result: str,
+        principal: str | None,
+        role: str | None,
+        peer: str | None,
+        uid: int | None,
+        fields: dict[str, Any] | None,
+        error: Error | None,
+    ) -> str:
+        """Log and count; returns the request id."""
+        self._number += 1
+        request_id = f"{self._start}-{self._number:x}"
+        line: dict[str, Any] = {"principal": principal, "role": role, "peer": peer, "verb": verb, "uid": uid}
+        if None in line.values():
+            line = {key: value for key, value in line.items() if value is not None}
+        if fields:
+            line |= fields
+        line["result"], line["request_id"] = result, request_id
+        if error is None:
+            log.info("auksd.request", line)
+        else:
+            self._log.warning("auksd.request", **line, code=error.code, why=error.message)
+            self.vitals.failed(error)
+        self.vitals.request(verb, role, "not-found" if error and error.code == "not-found" else result)
+        return request_id
+
+    def _failed(self, request_id: str, trouble: Error) -> None:
+        self._log.error("auksd.audit_failed", request_id=request_id, code=trouble.code, why=trouble.message)
+
+
+def _why(fields: dict[str, Any] | None, error: Error | None) -> str | None:
+    fields = fields or {}
     told = [f"{key}={fields[key]}" for key in _TOLD if key in fields]
     if error is not None:
         told.append(f"{error.code}: {error.message}")

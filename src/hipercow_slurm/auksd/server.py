@@ -12,26 +12,22 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import math
 import socket
 import sys
+import time
 from collections import Counter
 from collections.abc import Callable
-from typing import cast
 
 from hipercow_slurm import log
 from hipercow_slurm.auksd.config import Auksd
-from hipercow_slurm.auksd.service import Requester, Service
+from hipercow_slurm.auksd.connection import Connection
+from hipercow_slurm.auksd.service import Service
 from hipercow_slurm.auksd.workers import Workers
-from hipercow_slurm.errors import Error, UnavailableError
-from hipercow_slurm.wire.frames import MAX_FRAME
-from hipercow_slurm.wire.messages import EncodedDump, Reply
+from hipercow_slurm.errors import UnavailableError
 from hipercow_slurm.wire.sendauth import Acceptor
-from hipercow_slurm.wire.session import Authenticated, Ended, Malformed, ServerEvent, ServerSession
 
 BACKLOG = 4096
 SWEEP_S = 1.0
-PIECE = 256 * 1024  # bytes of a dump handed to the transport at once
 
 # Makes the crypto object of a connection from its two IPv4 addresses (ours, the peer's), 4 octets each.
 MakeAcceptor = Callable[[bytes, bytes], Acceptor]
@@ -54,6 +50,7 @@ class Server:
         self.workers = workers
         self.log = log.get()
         self.draining = False
+        self.now = time.monotonic  # the event loop's once it runs
         self.most = sys.maxsize  # connections the process has descriptors for, whatever the configuration says
         self._connections: dict[Connection, None] = {}  # in order of their accept
         self._per_peer: Counter[str] = Counter()
@@ -69,6 +66,7 @@ class Server:
             UnavailableError: ``cannot-listen``.
         """
         loop = asyncio.get_running_loop()
+        self.now = loop.time
         sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
         try:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -160,159 +158,3 @@ class Server:
             for peer, count in self._closed_early.items():
                 self.log.warning("auksd.closed_unproven", peer=peer, count=count)
             self._closed_early.clear()
-
-
-class Connection(asyncio.Protocol):
-    """One peer. The transport's callbacks feed the session; one task reads events and answers them in order."""
-
-    def __init__(self, server: Server) -> None:
-        self._server = server
-        self._loop = asyncio.get_running_loop()
-        self._wake: asyncio.Future[None] | None = None
-        self._writable = asyncio.Event()
-        self._writable.set()
-        self._paused = False
-        self._busy = False
-        self._lost = False
-        self.peer = ""
-        self.proven = False
-        self.deadline = math.inf
-
-    # What the transport calls
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Check the limits and begin."""
-        self._transport = cast(asyncio.Transport, transport)
-        ours, theirs = transport.get_extra_info("sockname"), transport.get_extra_info("peername")
-        if not ours or not theirs:  # gone already
-            self.abort()
-            return
-        self.peer = theirs[0]
-        if not self._server.enter(self):
-            self._server.refuse(self.peer)
-            self.abort()
-            return
-        self.deadline = self._loop.time() + self._server.config.handshake_timeout_s
-        self._acceptor = self._server.make_acceptor(socket.inet_aton(ours[0]), socket.inet_aton(self.peer))
-        self._session = ServerSession(self._acceptor)
-        self._task = self._loop.create_task(self._run())
-
-    def data_received(self, data: bytes) -> None:
-        """Bytes from the peer."""
-        if self._lost:
-            return
-        self._session.receive(data)
-        if self._session.buffered > 2 * MAX_FRAME and not self._paused:
-            self._paused = True
-            self._transport.pause_reading()
-        self._wake_up()
-
-    def eof_received(self) -> bool:
-        """The peer will send no more, but may still want its answers."""
-        if not self._lost:
-            self._session.receive(b"")
-            self._wake_up()
-        return True
-
-    def pause_writing(self) -> None:
-        """The peer does not take its replies."""
-        self._writable.clear()
-
-    def resume_writing(self) -> None:
-        """It does again."""
-        self._writable.set()
-
-    def connection_lost(self, _error: Exception | None) -> None:
-        """The socket is closed. A request being answered goes on: its change may be committed already."""
-        self._lost = True
-        self._server.leave(self)
-        self._writable.set()
-        self._wake_up()
-
-    # What the server calls
-
-    def finish(self) -> None:
-        """Close now, or after the reply that is being made."""
-        if not self._busy:
-            self._transport.close()
-
-    def abort(self) -> None:
-        """Close now and drop what was not sent."""
-        self._lost = True
-        self._server.leave(self)
-        self._transport.abort()
-        self._wake_up()
-
-    # The conversation
-
-    async def _run(self) -> None:
-        try:
-            await self._converse()
-        except Error as error:
-            self._write(self._session.outgoing())
-            self._server.log.warning("auksd.closed", peer=self.peer, code=error.code, why=error.message)
-        except Exception:
-            self._server.log.exception("auksd.bug", peer=self.peer)
-        finally:
-            self._acceptor.close()
-            self._transport.close()
-
-    async def _converse(self) -> None:
-        event = await self._next_event()
-        if not isinstance(event, Authenticated):
-            return
-        self._write(self._session.outgoing())
-        who = await self._server.service.admit(event.client, self.peer)
-        if who is None:
-            return  # AUKS: closed right after the AP-REP
-        while not (self._lost or self._server.draining):
-            event = await self._next_event()
-            if isinstance(event, Ended):
-                return
-            self.proven = self._busy = True
-            self.deadline = math.inf
-            await self._answer(who, event)
-            self._busy = False
-
-    async def _answer(self, who: Requester, event: ServerEvent) -> None:
-        service = self._server.service
-        if isinstance(event, Malformed):
-            reply: Reply | EncodedDump = await service.malformed(who, event.why)
-        else:
-            assert not isinstance(event, Authenticated | Ended)
-            reply = await service.answer(who, event)
-        if isinstance(reply, EncodedDump):  # tens of megabytes: a second of encryption
-            parts: tuple[bytes | bytearray, ...] = await self._server.workers.run(self._session.send_dump, reply)
-        else:
-            parts = (self._session.send(reply),)
-        for part in parts:
-            await self._write_in_pieces(part)
-
-    async def _write_in_pieces(self, data: bytes | bytearray) -> None:
-        """Hand ``data`` to the transport as the peer takes it: the transport copies what it keeps."""
-        with memoryview(data) as view:
-            for start in range(0, len(data), PIECE):
-                self._write(view[start : start + PIECE])
-                self.deadline = self._loop.time() + self._server.config.idle_timeout_s
-                await self._writable.wait()
-
-    async def _next_event(self) -> ServerEvent:
-        """The session's next event; waits for bytes as long as it has none."""
-        while (event := self._session.next_event()) is None:
-            self._write(self._session.outgoing())
-            if self._lost:
-                return Ended(clean=False)
-            if self._paused:
-                self._paused = False
-                self._transport.resume_reading()
-            self._wake = self._loop.create_future()
-            await self._wake
-        return event
-
-    def _write(self, data: bytes | memoryview) -> None:
-        if data and not self._lost:
-            self._transport.write(data)
-
-    def _wake_up(self) -> None:
-        if self._wake is not None and not self._wake.done():
-            self._wake.set_result(None)

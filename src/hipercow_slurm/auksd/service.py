@@ -18,7 +18,7 @@ from hipercow_slurm.auksd.acl import Acl, Role
 from hipercow_slurm.auksd.ledger import Ledger
 from hipercow_slurm.auksd.workers import Workers
 from hipercow_slurm.errors import AccessError, CredentialError, Error, InternalError, RequestError, UnavailableError
-from hipercow_slurm.store.base import Entry, Store
+from hipercow_slurm.store.base import Entry, ReadsAtOnce, Sealed, Store
 from hipercow_slurm.values import KrbCred
 from hipercow_slurm.wire import messages
 from hipercow_slurm.wire.messages import MAX_CRED, MAX_PRINCIPAL, EncodedDump, Record, Reply, Request
@@ -119,6 +119,9 @@ class JobsOn(Protocol):
     async def check_on_node(self, principal: str, uid: int) -> str:
         """Refuse a node that has no job of ``uid`` now; else how we know."""
 
+    def known_on_node(self, principal: str, uid: int) -> str | None:
+        """How we know that a node has a job of ``uid``, or None: ask ``check_on_node``."""
+
 
 class Watcher(Protocol):
     """Who wants to know what is stored: the renewer."""
@@ -128,6 +131,9 @@ class Watcher(Protocol):
 
     def forget(self, uid: int) -> None:
         """Nothing is stored for ``uid`` any more."""
+
+
+_PONG = messages.PingReply()
 
 
 @dataclass(slots=True)
@@ -171,6 +177,7 @@ class Service:
         self._ledger = ledger
         self._touch = touch
         self._store = store
+        self._at_once = store if isinstance(store, ReadsAtOnce) else None
         self._accounts = accounts
         self._watcher = watcher
         self._workers = workers
@@ -178,16 +185,47 @@ class Service:
         self._now = now
         self._log = log.get()
 
-    async def admit(self, principal: str, peer: str) -> Requester | None:
-        """The requester with its role, or None (which is noted) if no rule matches: then the connection is closed."""
+    def requester(self, principal: str, peer: str) -> Requester | None:
+        """The requester with its role, or None if no rule matches: then it is ``turned_away``."""
         role = self.acl.role(principal, peer)
-        if role is None:
-            with contextlib.suppress(UnavailableError):  # a refusal stands, noted or not
-                await self._ledger.note(
-                    "connect", "refused", principal=principal, peer=peer, error=_no_role(principal, peer)
-                )
+        return None if role is None else Requester(principal, role, peer)
+
+    async def turned_away(self, principal: str, peer: str) -> None:
+        """Note that a connection is closed because no rule matches."""
+        with contextlib.suppress(UnavailableError):  # a refusal stands, noted or not
+            await self._ledger.note(
+                "connect", "refused", principal=principal, peer=peer, error=_no_role(principal, peer)
+            )
+
+    def answer_now(self, who: Requester, request: Request) -> Reply | None:
+        """The reply to a PING or GET that is allowed, needs nobody's answer and could be noted at once.
+
+        None for everything else, which includes all that is refused or fails: ``answer`` it, nothing was noted yet.
+        """
+        if self.acl.role(who.principal, who.peer) is not who.role:
             return None
-        return Requester(principal, role, peer)
+        noted = _Noted()
+        if isinstance(request, messages.Get):
+            reply = self._get_now(who, request.uid, noted)
+        elif isinstance(request, messages.Ping):
+            reply = _PONG
+        else:
+            return None
+        if reply is None or self._ledger.waits:
+            return None
+        try:
+            self._ledger.note_now(
+                type(request).__name__.lower(),
+                "ok",
+                principal=who.principal,
+                role=who.role.value,
+                peer=who.peer,
+                uid=noted.uid,
+                fields=noted.fields,
+            )
+        except UnavailableError:
+            return messages.ErrorReply()
+        return reply
 
     async def answer(self, who: Requester, request: Request) -> Reply | EncodedDump:
         """The reply to a request; an ERROR reply for whatever is refused or fails, and for what cannot be noted."""
@@ -268,12 +306,22 @@ class Service:
     async def _get(self, who: Requester, uid: int, noted: _Noted) -> Reply:
         if MAY["get"].get(who.role) is Reach.ON_NODE:  # before the store is looked at: a no tells nothing about it
             noted.fields = {"job": await self.jobs.check_on_node(who.principal, uid)}
-        sealed = await self._store.get(uid)
-        check_may(who, "get", sealed.entry.principal if sealed else who.principal)
-        if sealed is None:
-            raise AccessError(f"no credential is stored for uid {uid}", code="not-found")
-        cred = sealed.open()
-        return messages.GetReply(Record.of(uid, cred, slack(len(cred.der))))
+        return _opened(who, uid, await self._store.get(uid))
+
+    def _get_now(self, who: Requester, uid: int, noted: _Noted) -> Reply | None:
+        """As ``_get``; None if it would have to wait, or fails."""
+        if self._at_once is None:
+            return None
+        noted.uid = uid
+        try:
+            if MAY["get"].get(who.role) is Reach.ON_NODE:
+                job = self.jobs.known_on_node(who.principal, uid)
+                if job is None:
+                    return None
+                noted.fields = {"job": job}
+            return _opened(who, uid, self._at_once.get_now(uid))
+        except Error:
+            return None
 
     async def _remove(self, who: Requester, uid: int) -> Reply:
         def rule(entry: Entry) -> bool:
@@ -324,3 +372,17 @@ class Service:
 
 def _no_role(principal: str, peer: str) -> AccessError:
     return AccessError(f"no rule gives {principal} at {peer} a role", code="no-role")
+
+
+def _opened(who: Requester, uid: int, sealed: Sealed | None) -> Reply:
+    """The reply to a GET of what is stored for ``uid``.
+
+    Raises:
+        AccessError: it is not theirs, or not there.
+        InternalError: ``store-corrupt``.
+    """
+    check_may(who, "get", sealed.entry.principal if sealed else who.principal)
+    if sealed is None:
+        raise AccessError(f"no credential is stored for uid {uid}", code="not-found")
+    cred = sealed.open()
+    return messages.GetReply(Record.of(uid, cred, slack(len(cred.der))))

@@ -13,16 +13,19 @@ without a key), so each step is let through by ``_begin`` only.
 from __future__ import annotations
 
 import enum
+import threading
 from dataclasses import dataclass, field
+from functools import lru_cache
 from types import TracebackType
-from typing import NoReturn, Self
+from typing import Any, NoReturn, Self
 
 from hipercow_slurm.errors import InternalError, ProtocolError
 from hipercow_slurm.krb5 import bulk, codes, convert, keytab, krberror, names
 from hipercow_slurm.krb5 import creds as kdc
 from hipercow_slurm.krb5.asn1 import check_message
 from hipercow_slurm.krb5.krbcred import Ticket, tickets
-from hipercow_slurm.krb5.lib import NULL, Krb5Error, as_data, check, context, ffi, lib, own, release, take_data
+from hipercow_slurm.krb5.lib import NULL, Krb5Error, any_context, check, context, error_of, ffi, lib, release
+from hipercow_slurm.krb5.principal import Principal
 from hipercow_slurm.values import KrbCred
 
 # A ticket from a large Active Directory carries its groups: 64 KiB of it are legal, and then some room.
@@ -82,18 +85,72 @@ class _State(enum.Enum):
     CLOSED = "closed"
 
 
+# Looked up at each step of each message; as attributes of the enum they would be looked up twice.
+_NEW, _SENT, _JOINED, _FAILED, _CLOSED = _State
+_BAD_ADDRESS = codes.NUMBERS["KRB5KRB_AP_ERR_BADADDR"]
+
+
+class _Scratch(threading.local):
+    """Structs for the arguments of a call, made once per thread; nothing in them is of use after the call."""
+
+    def __init__(self) -> None:
+        self.source = ffi.new("krb5_data *")
+        self.out = ffi.new("krb5_data *")
+        self.auth = ffi.new("krb5_auth_context *")
+        self.options = ffi.new("int32_t *")
+        self.authenticator = ffi.new("krb5_authenticator **")
+
+    def given(self, octets: bytes) -> tuple[Any, Any]:
+        """A krb5_data over bytes, and what must be kept alive while it is used."""
+        source, keep = self.source, ffi.from_buffer(octets)
+        source.length = len(octets)
+        source.data = keep
+        return source, keep
+
+    def taken(self, own_context: Any) -> bytes:
+        """Copy and free what libkrb5 put into ``out``."""
+        out = self.out
+        octets: bytes = ffi.unpack(out.data, out.length) if out.length else b""
+        lib.krb5_free_data_contents(own_context, out)
+        return octets
+
+
+_scratch = _Scratch()
+
+
+@lru_cache(maxsize=4096)
+def _address(octets: bytes) -> tuple[Any, Any]:
+    """A krb5_address, and the buffer it points to; nobody writes to either."""
+    return convert.address(ADDRTYPE_INET, octets)
+
+
+@lru_cache(maxsize=64)
+def _principal(text: str) -> Any:
+    """A krb5_principal; nobody writes to it."""
+    return convert.principal(text)
+
+
+@lru_cache(maxsize=4096)
+def _name(components: tuple[bytes, ...], realm: bytes) -> str:
+    """The text of a principal."""
+    return str(Principal.of([convert.text(one) for one in components], convert.text(realm)))
+
+
+def _free_auth(auth: Any) -> None:
+    lib.krb5_auth_con_free(any_context(), auth)
+
+
 class _Peer:
     """What both ends share: an auth context, its addresses, sealing and unsealing."""
 
-    _FLAGS = 0
+    _FLAGS = lib.KRB5_AUTH_CONTEXT_DO_SEQUENCE
 
     def __init__(self, local: bytes | None, remote: bytes | None) -> None:
-        holder = ffi.new("krb5_auth_context *")
-        check(lib.krb5_auth_con_init(context(), holder), "set up authentication", codes.SETUP)
-        self._auth = own(holder[0], lib.krb5_auth_con_free)
-        flags = lib.KRB5_AUTH_CONTEXT_DO_SEQUENCE | self._FLAGS
-        check(lib.krb5_auth_con_setflags(context(), self._auth, flags), "set up authentication", codes.SETUP)
-        self._state = _State.NEW
+        holder, ctx = _scratch.auth, context()
+        check(lib.krb5_auth_con_init(ctx, holder), "set up authentication", codes.SETUP)
+        self._auth = ffi.gc(holder[0], _free_auth)
+        check(lib.krb5_auth_con_setflags(ctx, self._auth, self._FLAGS), "set up authentication", codes.SETUP)
+        self._state = _NEW
         self._real = local is not None and remote is not None
         if local is not None and remote is not None:
             # Before the AP exchange: a ticket that carries addresses is compared with the remote one.
@@ -101,12 +158,14 @@ class _Peer:
 
     def seal(self, data: bytes) -> bytes:
         """A KRB-PRIV around ``data``: with sequence number and addresses, without timestamp."""
-        self._begin(_State.JOINED)
-        source, _keep = as_data(data)
-        out = ffi.new("krb5_data *")
-        check(lib.krb5_mk_priv(context(), self._auth, source, out, NULL), "seal a message", codes.PRIV)
-        self._state = _State.JOINED
-        return take_data(out)
+        self._begin(_JOINED)
+        scratch, ctx = _scratch, context()
+        source, _keep = scratch.given(data)
+        code = lib.krb5_mk_priv(ctx, self._auth, source, scratch.out, NULL)
+        if code:
+            raise error_of(code, "seal a message", codes.PRIV)
+        self._state = _JOINED
+        return scratch.taken(ctx)
 
     def seal_in_place(self, content: bytearray) -> tuple[bytes, bytes]:
         """As ``seal``, for tens of megabytes: ``content`` is encrypted where it lies.
@@ -114,9 +173,9 @@ class _Peer:
         Returns:
             what to send before ``content`` and after it; the three together are the KRB-PRIV.
         """
-        self._begin(_State.JOINED)
+        self._begin(_JOINED)
         ends = bulk.seal(self._auth, content, (ADDRTYPE_INET, self._local), (ADDRTYPE_INET, self._remote))
-        self._state = _State.JOINED
+        self._state = _JOINED
         self.seal(b"\0")  # thrown away: it steps the sequence number
         return ends
 
@@ -127,21 +186,22 @@ class _Peer:
             ProtocolError: ``wire-malformed`` or ``seal-broken``: not a KRB-PRIV, another key, changed, repeated, out
                 of order or from another address.
         """
-        self._begin(_State.JOINED)
+        self._begin(_JOINED)
         check_message(data, KRB_PRIV, "KRB-PRIV", limit=MAX_PRIV)
-        source, _keep = as_data(data)
-        out = ffi.new("krb5_data *")
-        code = lib.krb5_rd_priv(context(), self._auth, source, out, NULL)
-        if code == codes.NUMBERS["KRB5KRB_AP_ERR_BADADDR"] and self._try_dummy():
+        scratch, ctx = _scratch, context()
+        source, _keep = scratch.given(data)
+        code = lib.krb5_rd_priv(ctx, self._auth, source, scratch.out, NULL)
+        if code == _BAD_ADDRESS and self._try_dummy():
             # libkrb5 compares addresses before it steps the sequence number, so asking again is safe.
-            code = lib.krb5_rd_priv(context(), self._auth, source, out, NULL)
-        check(code, "unseal a message", codes.PRIV)
-        self._state = _State.JOINED
-        return take_data(out)
+            code = lib.krb5_rd_priv(ctx, self._auth, source, scratch.out, NULL)
+        if code:
+            raise error_of(code, "unseal a message", codes.PRIV)
+        self._state = _JOINED
+        return scratch.taken(ctx)
 
     def close(self) -> None:
         """Free what libkrb5 holds; harmless twice."""
-        self._state = _State.CLOSED
+        self._state = _CLOSED
         auth, self._auth = self._auth, NULL
         release(auth)
 
@@ -157,13 +217,13 @@ class _Peer:
         """Let a step through in its state only; the step sets the next state when it has succeeded."""
         if self._state is not wanted:
             raise InternalError(f"an {type(self).__name__} that is {self._state.value} was used out of order")
-        self._state = _State.FAILED
+        self._state = _FAILED
 
     def _join(self) -> None:
         """The AP exchange is done. Ends without addresses write, as KRB-PRIV must carry some, those of NAT mode."""
         if not self._real:
             self._use_dummy()
-        self._state = _State.JOINED
+        self._state = _JOINED
 
     def _try_dummy(self) -> bool:
         """Change to NAT mode, if this end may find that out from the peer's message."""
@@ -174,8 +234,8 @@ class _Peer:
         self._set_addresses(DUMMY, DUMMY)
 
     def _set_addresses(self, local: bytes, remote: bytes) -> None:
-        own_address, _keep_own = convert.address(ADDRTYPE_INET, local)
-        peer_address, _keep_peer = convert.address(ADDRTYPE_INET, remote)
+        own_address, _keep_own = _address(local)
+        peer_address, _keep_peer = _address(remote)
         code = lib.krb5_auth_con_setaddrs(context(), self._auth, own_address, peer_address)
         check(code, "set up authentication", codes.SETUP)
         self._local, self._remote = local, remote
@@ -217,14 +277,15 @@ class Initiator(_Peer):
 
     def ap_req(self) -> bytes:
         """The AP-REQ: mutual authentication, with subkey and sequence number, no checksum."""
-        self._begin(_State.NEW)
+        self._begin(_NEW)
         creds, _keep = convert.creds(self._ticket)
         options = lib.AP_OPTS_MUTUAL_REQUIRED | lib.AP_OPTS_USE_SUBKEY
-        holder, out = ffi.new("krb5_auth_context *", self._auth), ffi.new("krb5_data *")
-        code = lib.krb5_mk_req_extended(context(), holder, options, NULL, creds, out)
+        scratch, ctx = _scratch, context()
+        scratch.auth[0] = self._auth
+        code = lib.krb5_mk_req_extended(ctx, scratch.auth, options, NULL, creds, scratch.out)
         check(code, f"authenticate to {self.service}", codes.INITIATE)
-        self._state = _State.SENT
-        return take_data(out)
+        self._state = _SENT
+        return scratch.taken(ctx)
 
     def ap_rep(self, data: bytes) -> None:
         """Check the server's AP-REP and take over its subkey.
@@ -232,9 +293,9 @@ class Initiator(_Peer):
         Raises:
             ProtocolError: ``wire-malformed`` or ``auth-failed``: it is not from who can open our AP-REQ.
         """
-        self._begin(_State.SENT)
+        self._begin(_SENT)
         check_message(data, AP_REP, "AP-REP", limit=MAX_AP_REP)
-        source, _keep = as_data(data)
+        source, _keep = _scratch.given(data)
         holder = ffi.new("krb5_ap_rep_enc_part **")
         code = lib.krb5_rd_rep(context(), self._auth, source, holder)
         check(code, f"verify {self.service}", codes.INITIATE)
@@ -254,7 +315,7 @@ class Acceptor(_Peer):
         client: full principal text of the peer, after ``ap_req``.
     """
 
-    _FLAGS = lib.KRB5_AUTH_CONTEXT_USE_SUBKEY
+    _FLAGS = lib.KRB5_AUTH_CONTEXT_DO_SEQUENCE | lib.KRB5_AUTH_CONTEXT_USE_SUBKEY
 
     def __init__(self, keytab: str, service: str | None, *, local: bytes | None, remote: bytes | None) -> None:
         super().__init__(local, remote)
@@ -272,27 +333,24 @@ class Acceptor(_Peer):
                 not have), ``wrong-address``, ``ticket-invalid``.
             ConfigError: ``keytab``: it cannot be read.
         """
-        self._begin(_State.NEW)
+        self._begin(_NEW)
         check_message(data, AP_REQ, "AP-REQ", limit=MAX_AP_REQ)
-        server = convert.principal(self._service) if self._service is not None else NULL
-        source, _keep = as_data(data)
-        holder, options = ffi.new("krb5_auth_context *", self._auth), ffi.new("int32_t *")
-        keys = keytab.resolve(self._keytab)
-        try:
-            code = lib.krb5_rd_req(context(), holder, source, server, keys, options, NULL)
-        finally:
-            release(keys)
+        server = _principal(self._service) if self._service is not None else NULL
+        scratch, ctx = _scratch, context()
+        source, _keep = scratch.given(data)
+        scratch.auth[0] = self._auth
+        keys = keytab.loaded(self._keytab)
+        code = lib.krb5_rd_req(ctx, scratch.auth, source, server, keys, scratch.options, NULL)
         if code == codes.NUMBERS["KRB5KRB_AP_ERR_NOKEY"]:
             keytab.principals(self._keytab)  # libkrb5 says the same of a keytab it cannot read: ours, then
         check(code, "accept a ticket", codes.ACCEPT)
-        if not options[0] & lib.AP_OPTS_MUTUAL_REQUIRED:
+        if not scratch.options[0] & lib.AP_OPTS_MUTUAL_REQUIRED:
             raise ProtocolError("AP-REQ: the client does not want us to prove who we are", code="auth-failed")
-        client = self._authenticated()
-        out = ffi.new("krb5_data *")
-        check(lib.krb5_mk_rep(context(), self._auth, out), f"answer {client}", codes.ACCEPT)
+        client = self._authenticated(ctx)
+        check(lib.krb5_mk_rep(ctx, self._auth, scratch.out), f"answer {client}", codes.ACCEPT)
         self._join()
         self.client = client
-        return take_data(out)
+        return scratch.taken(ctx)
 
     def unseal(self, data: bytes) -> bytes:
         """As every peer's; finds out from the first message whether the client is in NAT mode."""
@@ -306,14 +364,14 @@ class Acceptor(_Peer):
         number = cause.number if isinstance(cause, Krb5Error) else codes.NUMBERS["KRB5KRB_AP_ERR_MSG_TYPE"]
         return krberror.build(number, names.full(self._service or "?"))
 
-    def _authenticated(self) -> str:
-        holder = ffi.new("krb5_authenticator **")
-        code = lib.krb5_auth_con_getauthenticator(context(), self._auth, holder)
+    def _authenticated(self, ctx: Any) -> str:
+        holder = _scratch.authenticator
+        code = lib.krb5_auth_con_getauthenticator(ctx, self._auth, holder)
         check(code, "accept a ticket", codes.ACCEPT)
         try:
-            return convert.principal_text(holder[0].client)
+            return _name(*convert.octets_of(holder[0].client))
         finally:
-            lib.krb5_free_authenticator(context(), holder[0])
+            lib.krb5_free_authenticator(ctx, holder[0])
 
     def _try_dummy(self) -> bool:
         if self._proved:

@@ -110,6 +110,7 @@ krb5_error_code krb5_kt_resolve(krb5_context, const char *, krb5_keytab *);
 krb5_error_code krb5_kt_close(krb5_context, krb5_keytab);
 krb5_error_code krb5_kt_start_seq_get(krb5_context, krb5_keytab, krb5_kt_cursor *);
 krb5_error_code krb5_kt_next_entry(krb5_context, krb5_keytab, krb5_keytab_entry *, krb5_kt_cursor *);
+krb5_error_code krb5_kt_add_entry(krb5_context, krb5_keytab, krb5_keytab_entry *);
 krb5_error_code krb5_kt_end_seq_get(krb5_context, krb5_keytab, krb5_kt_cursor *);
 krb5_error_code krb5_free_keytab_entry_contents(krb5_context, krb5_keytab_entry *);
 """

@@ -28,8 +28,19 @@ def principal_text(pointer: Any) -> str:
     Raises:
         RequestError: code ``bad-principal``: a name we would not take from anyone.
     """
-    components = [_text(pointer.data[number]) for number in range(pointer.length)]
-    return str(Principal.of(components, _text(pointer.realm)))
+    components, realm = octets_of(pointer)
+    return str(Principal.of([text(one) for one in components], text(realm)))
+
+
+def octets_of(pointer: Any) -> tuple[tuple[bytes, ...], bytes]:
+    """Components and realm of a krb5_principal, as they are."""
+    parts = pointer.data
+    return tuple([_octets(parts[number]) for number in range(pointer.length)]), _octets(pointer.realm)
+
+
+def text(octets: bytes) -> str:
+    """A part of a name; one that is not UTF-8 becomes one with U+FFFD, which no rule or account matches."""
+    return octets.decode("utf-8", "replace")
 
 
 def creds(one: Ticket) -> tuple[Any, list[Any]]:
@@ -90,9 +101,9 @@ def _addresses(values: tuple[tuple[int, bytes], ...]) -> tuple[Any, list[Any]]:
     return ffi.new("krb5_address *[]", [one for one, _ in made] + [NULL]), [part for one in made for part in one]
 
 
-def _text(data: Any) -> str:
-    # A name that is not UTF-8 becomes one with U+FFFD, which no rule or account matches.
-    return bytes(ffi.buffer(data.data, data.length)).decode("utf-8", "replace") if data.length else ""
+def _octets(data: Any) -> bytes:
+    length = data.length
+    return bytes(ffi.unpack(data.data, length)) if length else b""
 
 
 def _signed(value: int) -> int:

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
+import os
+import time
 from collections.abc import Iterator
 from typing import Any
 
 from hipercow_slurm.errors import ConfigError, RequestError
 from hipercow_slurm.krb5 import codes, convert, names
 from hipercow_slurm.krb5.lib import check, context, ffi, lib, own, release
+
+SETTLED_S = 2.0  # a file younger than that may change once more without its change time showing it
+_Stamp = tuple[int, int, int, int]
+_loaded: dict[str, tuple[_Stamp, Any]] = {}  # by keytab name: there are as many as services of this process
+_numbers = itertools.count()
 
 
 @contextlib.contextmanager
@@ -29,6 +37,56 @@ def resolve(keytab: str) -> Any:
     return own(holder[0], lib.krb5_kt_close)
 
 
+def loaded(keytab: str) -> Any:
+    """A krb5_keytab handle for accepting tickets, shared and in memory: a keytab file costs ten system calls a look.
+
+    The file is read again when it has changed. One that is missing, has just changed or is no file is what
+    ``resolve`` gives.
+    """
+    path = keytab.removeprefix("FILE:")
+    try:
+        found = os.stat(path)  # noqa: PTH116  # per connection; making a Path costs more
+    except (OSError, ValueError):
+        return resolve(keytab)
+    stamp = (found.st_mtime_ns, found.st_ctime_ns, found.st_ino, found.st_size)
+    known = _loaded.get(keytab)
+    if known is not None and known[0] == stamp:
+        return known[1]
+    if abs(time.time() - max(found.st_mtime, found.st_ctime)) < SETTLED_S:
+        return resolve(keytab)
+    try:
+        copy = _copy(keytab)
+    except ConfigError:  # whoever uses it is told what is wrong with it
+        return resolve(keytab)
+    _loaded[keytab] = stamp, copy
+    return copy
+
+
+def _copy(keytab: str) -> Any:
+    """An owned handle of a keytab in memory with the same keys."""
+    copy = resolve(f"MEMORY:hipercow-slurm-{next(_numbers)}")
+    with opened(keytab) as handle:
+        for entry in _each_entry(keytab, handle):
+            check(lib.krb5_kt_add_entry(context(), copy, entry), f"use the keytab {keytab}", codes.KEYTAB)
+    return copy
+
+
+def _each_entry(keytab: str, handle: Any) -> Iterator[Any]:
+    cursor, entry = ffi.new("krb5_kt_cursor *"), ffi.new("krb5_keytab_entry *")
+    code = lib.krb5_kt_start_seq_get(context(), handle, cursor)
+    check(code, f"read the keytab {keytab}", codes.KEYTAB)
+    try:
+        while not (code := lib.krb5_kt_next_entry(context(), handle, entry, cursor)):
+            try:
+                yield entry
+            finally:
+                lib.krb5_free_keytab_entry_contents(context(), entry)
+    finally:
+        lib.krb5_kt_end_seq_get(context(), handle, cursor)
+    if code != codes.NUMBERS["KRB5_KT_END"]:
+        check(code, f"read the keytab {keytab}", codes.KEYTAB)
+
+
 def principals(keytab: str) -> list[str]:
     """The principals whose keys a keytab holds, each once, in its order.
 
@@ -37,16 +95,9 @@ def principals(keytab: str) -> list[str]:
     """
     found: dict[str, None] = {}
     with opened(keytab) as handle:
-        cursor, entry = ffi.new("krb5_kt_cursor *"), ffi.new("krb5_keytab_entry *")
-        code = lib.krb5_kt_start_seq_get(context(), handle, cursor)
-        check(code, f"read the keytab {keytab}", codes.KEYTAB)
-        while not (code := lib.krb5_kt_next_entry(context(), handle, entry, cursor)):
+        for entry in _each_entry(keytab, handle):
             with contextlib.suppress(RequestError):  # a name we would take from nobody: no service of ours
                 found[convert.principal_text(entry.principal)] = None
-            lib.krb5_free_keytab_entry_contents(context(), entry)
-        lib.krb5_kt_end_seq_get(context(), handle, cursor)
-        if code != codes.NUMBERS["KRB5_KT_END"]:
-            check(code, f"read the keytab {keytab}", codes.KEYTAB)
     return list(found)
 
 

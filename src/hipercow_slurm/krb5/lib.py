@@ -107,7 +107,7 @@ class _Context:
 class _Local(threading.local):
     context: _Context | None = None
     checked = 0.0
-    config: str | None = None
+    config: bytes | None = None
 
 
 _local = _Local()
@@ -115,17 +115,17 @@ _local = _Local()
 
 def context() -> Any:
     """The calling thread's krb5_context; a new one after KRB5_CONFIG or a file it names has changed."""
-    config = os.environ.get("KRB5_CONFIG")
+    config = os.environb.get(b"KRB5_CONFIG")  # as bytes: asked for several times per request
     now = time.monotonic()
     if _local.context is None or config != _local.config or now - _local.checked > RECHECK_S:
-        key = _config_key(config)
+        key = _config_key(os.fsdecode(config) if config is not None else None)
         if _local.context is None or _local.context.key != key:
             _local.context = _Context(key)
         _local.config, _local.checked = config, now
     return _local.context.pointer
 
 
-def _any_context() -> Any:
+def any_context() -> Any:
     """The thread's krb5_context, whatever its configuration: freeing asks for none, and is half of all calls."""
     held = _local.context
     return held.pointer if held is not None else context()
@@ -154,7 +154,7 @@ def _config_key(config: str | None) -> tuple[tuple[str, int], ...]:
 
 def own(pointer: Any, free: Callable[[Any, Any], object]) -> Any:
     """Tie a C handle to a Python object: ``free(context, handle)`` at ``ffi.release`` or garbage collection."""
-    return ffi.gc(pointer, lambda handle: free(_any_context(), handle))
+    return ffi.gc(pointer, lambda handle: free(any_context(), handle))
 
 
 def release(handle: Any) -> None:
@@ -166,17 +166,8 @@ def release(handle: Any) -> None:
 def take_data(data: Any) -> bytes:
     """Copy and free the contents of a krb5_data that libkrb5 filled."""
     octets = bytes(ffi.buffer(data.data, data.length)) if data.length else b""
-    lib.krb5_free_data_contents(_any_context(), data)
+    lib.krb5_free_data_contents(any_context(), data)
     return octets
-
-
-def as_data(octets: bytes) -> tuple[Any, Any]:
-    """A krb5_data over bytes, and what must be kept alive while it is used."""
-    keep = ffi.from_buffer(octets)
-    data = ffi.new("krb5_data *")
-    data.length = len(octets)
-    data.data = ffi.cast("char *", keep)
-    return data, keep
 
 
 def wipe(buffer: Any) -> None:

@@ -167,6 +167,12 @@ class JobOracle:
                 self._attempt()  # nobody waits for it, but somebody has to notice that slurmctld is back
             return verdict
 
+    def known(self, uid: int, node: str) -> Verdict | None:
+        """As ``has_job``, if the last answer is a yes that is young enough; else None."""
+        now = self._clock()
+        verdict = decide(self._view, uid, node, arrived=now, now=now, settings=self._settings)
+        return verdict if verdict is not None and verdict.code == "job-on-node" else None
+
     async def uids_with_jobs(self, *, max_age_s: float = 60.0) -> frozenset[int]:
         """Everyone with a job anywhere, pending ones too, from an answer at most ``max_age_s`` old.
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from hipercow_slurm.values import KrbCred, TicketTimes
 
@@ -121,3 +121,11 @@ class Store(Protocol):
 
     async def close(self) -> None:
         """Finish what was accepted, then close."""
+
+
+@runtime_checkable
+class ReadsAtOnce(Protocol):
+    """A ``Store`` that is read without waiting for anybody."""
+
+    def get_now(self, uid: int) -> Sealed | None:
+        """As ``Store.get``."""

@@ -20,6 +20,7 @@ from hipercow_slurm.errors import UnavailableError
 GROUP = 256  # changes per transaction at most
 
 Work = Callable[[sqlite3.Connection], Any]
+Settled = Callable[[Any], None]
 
 
 class GroupWriter(threading.Thread):
@@ -35,10 +36,15 @@ class GroupWriter(threading.Thread):
         self._waiting: queue.SimpleQueue[_Change | None] = queue.SimpleQueue()
         self.start()
 
-    async def submit(self, work: Work) -> Any:
-        """Have ``work(db)`` run inside a transaction; its result, after the commit."""
+    async def submit(self, work: Work, settled: Settled | None = None) -> Any:
+        """Have ``work(db)`` run inside a transaction; its result, after the commit.
+
+        Args:
+            settled: told the result, or None if it failed, before anybody else on this event loop and also if nobody
+                waits for it any more.
+        """
         loop = asyncio.get_running_loop()
-        change = _Change(work, loop, loop.create_future())
+        change = _Change(work, loop, loop.create_future(), settled)
         self._waiting.put(change)
         return await change.future
 
@@ -89,6 +95,7 @@ class _Change:
     work: Work
     loop: asyncio.AbstractEventLoop
     future: asyncio.Future[Any]
+    settled: Settled | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,13 +117,16 @@ def _attempt(work: Work, db: sqlite3.Connection) -> _Outcome:
 def _answer(group: list[_Change], outcomes: list[_Outcome]) -> None:
     """Wake each loop once for all its changes."""
     for loop in {change.loop for change in group}:
-        mine = [(c.future, o) for c, o in zip(group, outcomes, strict=True) if c.loop is loop]
+        mine = [(c, o) for c, o in zip(group, outcomes, strict=True) if c.loop is loop]
         with contextlib.suppress(RuntimeError):  # the loop was closed: nobody waits any more
             loop.call_soon_threadsafe(_resolve, mine)
 
 
-def _resolve(answers: list[tuple[asyncio.Future[Any], _Outcome]]) -> None:
-    for future, outcome in answers:
+def _resolve(answers: list[tuple[_Change, _Outcome]]) -> None:
+    for change, outcome in answers:
+        if change.settled is not None:
+            change.settled(None if outcome.error is not None else outcome.value)
+        future = change.future
         if future.cancelled():
             continue
         if outcome.error is not None:

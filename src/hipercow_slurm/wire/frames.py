@@ -38,18 +38,25 @@ class FrameBuffer:
 
     def __init__(self, limit_bytes: int = MAX_FRAME) -> None:
         self.limit_bytes = limit_bytes
-        self._data = bytearray()
+        self._data: bytes | bytearray = b""  # as it came while it is one piece, which it mostly is
+        self._at = 0  # what lies before was given out
         self._eof = False
 
     def __len__(self) -> int:
-        return len(self._data)
+        return len(self._data) - self._at
 
     def receive(self, data: bytes) -> None:
         """Store what the peer sent; ``b""`` means it will send no more."""
-        if data:
-            self._data += data
-        else:
+        if not data:
             self._eof = True
+        elif self._at == len(self._data):
+            self._data, self._at = data, 0
+        else:
+            if isinstance(self._data, bytes):
+                self._data = bytearray(self._data)
+            del self._data[: self._at]
+            self._at = 0
+            self._data += data
 
     def frame(self) -> bytes | None:
         """The next frame's body, or None while it is incomplete.
@@ -57,37 +64,43 @@ class FrameBuffer:
         Raises:
             ProtocolError: ``wire-too-long``, or ``wire-truncated`` when the peer stopped inside a frame.
         """
-        if len(self._data) < _LENGTH.size:
+        data, begin = self._data, self._at + _LENGTH.size
+        if len(data) < begin:
             self._check_not_cut()
             return None
-        (length,) = _LENGTH.unpack_from(self._data)
+        (length,) = _LENGTH.unpack_from(data, self._at)
         if length > self.limit_bytes:
             raise ProtocolError(
                 f"the peer announced a frame of {length} bytes, the limit is {self.limit_bytes}",
                 code="wire-too-long",
             )
-        end = _LENGTH.size + length
-        if len(self._data) < end:
+        end = begin + length
+        if len(data) < end:
             self._check_not_cut()
             return None
-        with memoryview(self._data) as view:  # one copy instead of two: dumps are large
-            body = bytes(view[_LENGTH.size : end])
-        del self._data[:end]
-        return body
+        self._took(end)
+        with memoryview(data) as view:  # one copy instead of two: dumps are large
+            return bytes(view[begin:end])
 
     def octet(self) -> int | None:
         """The next single byte (the one unframed answer of the handshake), or None."""
-        if not self._data:
+        if not len(self):
             return None
-        value = self._data[0]
-        del self._data[:1]
+        value = self._data[self._at]
+        self._took(self._at + 1)
         return value
+
+    def _took(self, end: int) -> None:
+        if end == len(self._data):
+            self._data, self._at = b"", 0
+        else:
+            self._at = end
 
     @property
     def ended(self) -> bool:
         """True when the peer stopped sending and every byte was consumed."""
-        return self._eof and not self._data
+        return self._eof and not len(self)
 
     def _check_not_cut(self) -> None:
-        if self._eof and self._data:
+        if self._eof and len(self):
             raise ProtocolError("the peer stopped sending inside a frame", code="wire-truncated")

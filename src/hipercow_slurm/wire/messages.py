@@ -21,6 +21,7 @@ MAX_UID = 0xFFFFFFFF
 
 _PRINCIPAL_FIELD = 129
 _I32 = struct.Struct(">i")
+_GET = struct.Struct(">iI")
 _U32 = struct.Struct(">I")
 # principal field's size and bytes, uid, starttime, endtime, renew_till, addressless, crossrealm, max_length, length
 _RECORD = struct.Struct(f">i{_PRINCIPAL_FIELD}sIIIIiiii")
@@ -287,6 +288,10 @@ def decode_request(data: bytes) -> Request:
     Raises:
         ProtocolError: unknown type, a wrong length, a missing byte or one too many.
     """
+    if len(data) == _GET.size:  # the one that comes by the thousand when jobs start
+        number, uid = _GET.unpack(data)
+        if number == Get.TYPE:
+            return Get(uid)
     reader = Reader(data)
     number = reader.i32()
     kind = REQUESTS.get(number)

@@ -58,7 +58,7 @@ class ServerSession:
         self._handshake = ServerHandshake(acceptor)
         self._frames = FrameBuffer(limit_bytes)
         self._out = b""
-        self._ended = False
+        self._open = self._ended = False
 
     @property
     def buffered(self) -> int:
@@ -99,10 +99,11 @@ class ServerSession:
 
     def _next(self) -> ServerEvent | None:
         while (body := self._frames.frame()) is not None:
-            if self._handshake.done:
+            if self._open:
                 return self._request(body)
             self._out += self._handshake.feed(body)
             if self._handshake.done:
+                self._open = True
                 return Authenticated(self._acceptor.client)
         if self._frames.ended:
             self._ended = True
@@ -122,13 +123,13 @@ class ServerSession:
 
     def send(self, reply: Reply) -> bytes:
         """The bytes that carry ``reply``."""
-        if not self._handshake.done:
+        if not self._open:
             raise InternalError("reply before the end of the handshake")
         return frame(self._acceptor.seal(messages.encode(reply)))
 
     def send_dump(self, dump: EncodedDump) -> tuple[bytes, bytearray, bytes]:
         """The bytes that carry a dump, in three parts: the middle one is the dump's own buffer, encrypted in place."""
-        if not self._handshake.done:
+        if not self._open:
             raise InternalError("reply before the end of the handshake")
         before, after = self._acceptor.seal_in_place(dump.data)
         return frame_head(len(before) + len(dump.data) + len(after)) + before, dump.data, after

@@ -1,0 +1,248 @@
+"""One peer of the cache: the transport's callbacks feed its session, and requests are answered in order.
+
+Rule 1: what can be answered at once is answered in the callback that brought it: a GET from SQLite is a matter of a
+tenth of a millisecond, and a task of its own would double that. What waits (for a commit, slurmctld, the disk of the
+audit log) is a task; until it has ended the next request stays in the session's buffer.
+Rule 2: the event loop belongs to all: after ``AT_ONCE`` requests of one peer the others have their turn.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import socket
+from collections.abc import Coroutine
+from typing import TYPE_CHECKING, Any, cast
+
+from hipercow_slurm.auksd.service import Requester
+from hipercow_slurm.errors import Error
+from hipercow_slurm.wire.frames import MAX_FRAME
+from hipercow_slurm.wire.messages import EncodedDump, Reply
+from hipercow_slurm.wire.session import Authenticated, Ended, Malformed, ServerEvent, ServerSession
+
+if TYPE_CHECKING:
+    from hipercow_slurm.auksd.server import Server
+
+PIECE = 256 * 1024  # bytes of a dump handed to the transport at once
+AT_ONCE = 16
+
+
+class Connection(asyncio.Protocol):
+    """One peer.
+
+    Attributes:
+        peer: its IPv4 address.
+        proven: its first request has been opened: it holds the key, and no recording does.
+        deadline: when it is closed, by the event loop's clock.
+    """
+
+    __slots__ = (
+        "_acceptor",
+        "_closing",
+        "_full",
+        "_lost",
+        "_paused",
+        "_room",
+        "_server",
+        "_session",
+        "_task",
+        "_transport",
+        "_who",
+        "deadline",
+        "peer",
+        "proven",
+    )
+
+    _transport: asyncio.Transport
+    _session: ServerSession
+    _who: Requester
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+        self._task: asyncio.Task[None] | None = None  # makes the reply that has to be waited for
+        self._room: asyncio.Future[None] | None = None  # that task waits for the peer to take what was written
+        self._full = False  # the peer does not take its replies
+        self._paused = self._closing = self._lost = False
+        self.peer = ""
+        self.proven = False
+        self.deadline = math.inf
+
+    # What the transport calls
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Check the limits and begin."""
+        self._transport = cast(asyncio.Transport, transport)
+        server = self._server
+        ours, theirs = transport.get_extra_info("sockname"), transport.get_extra_info("peername")
+        if not ours or not theirs:  # gone already
+            self.abort()
+            return
+        self.peer = peer = theirs[0]
+        if not server.enter(self):
+            server.refuse(peer)
+            self.abort()
+            return
+        self.deadline = server.now() + server.config.handshake_timeout_s
+        self._acceptor = server.make_acceptor(socket.inet_aton(ours[0]), socket.inet_aton(peer))
+        self._session = ServerSession(self._acceptor)
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes from the peer."""
+        if self._closing:
+            return
+        self._session.receive(data)
+        if self._task is None:
+            self._go()
+        if not self._paused and self._session.buffered > 2 * MAX_FRAME:
+            self._paused = True
+            self._transport.pause_reading()
+
+    def eof_received(self) -> bool:
+        """The peer will send no more, but may still want its answers."""
+        if not self._closing:
+            self._session.receive(b"")
+            if self._task is None:
+                self._go()
+        return True
+
+    def pause_writing(self) -> None:
+        """The peer does not take its replies."""
+        self._full = True
+
+    def resume_writing(self) -> None:
+        """It does again."""
+        self._full = False
+        if self._room is not None and not self._room.done():
+            self._room.set_result(None)
+        if self._task is None:
+            self._go()
+
+    def connection_lost(self, _error: Exception | None) -> None:
+        """The socket is closed. A request being answered goes on: its change may be committed already."""
+        entered = hasattr(self, "_session")
+        self._closing = self._lost = True
+        self._server.leave(self)
+        if self._room is not None and not self._room.done():
+            self._room.set_result(None)
+        if entered and self._task is None:
+            self._acceptor.close()
+
+    # What the server calls
+
+    def finish(self) -> None:
+        """Close now, or after the reply that is being made."""
+        if self._task is None:
+            self._close()
+
+    def abort(self) -> None:
+        """Close now and drop what was not sent."""
+        self._closing = self._lost = True
+        self._server.leave(self)
+        self._transport.abort()
+
+    # The conversation
+
+    def _go(self) -> None:
+        """Take what has come, until bytes are missing or something must be waited for."""
+        try:
+            for _ in range(AT_ONCE):
+                if self._closing or self._full or self._task is not None:
+                    return
+                event = self._session.next_event()
+                if event is None:
+                    self._need_more()
+                    return
+                self._take(event)
+            asyncio.get_running_loop().call_soon(self._go)
+        except Error as error:
+            self._fail(error)
+        except Exception:
+            self._server.log.exception("auksd.bug", peer=self.peer)
+            self._close()
+
+    def _take(self, event: ServerEvent) -> None:
+        service = self._server.service
+        if isinstance(event, Authenticated):
+            self._write(self._session.outgoing())
+            who = service.requester(event.client, self.peer)
+            if who is None:
+                self._later(service.turned_away(event.client, self.peer), last=True)
+            else:
+                self._who = who
+        elif isinstance(event, Ended):
+            self._close()
+        else:
+            self.proven = True
+            reply = None if isinstance(event, Malformed) else service.answer_now(self._who, event)
+            if reply is None:
+                self._later(self._answer(event))
+            else:
+                self._write(self._session.send(reply))
+                self.deadline = self._server.now() + self._server.config.idle_timeout_s
+
+    def _need_more(self) -> None:
+        if out := self._session.outgoing():
+            self._write(out)
+        if self._paused:
+            self._paused = False
+            self._transport.resume_reading()
+
+    def _later(self, work: Coroutine[Any, Any, None], *, last: bool = False) -> None:
+        """Have ``work`` done, then go on, or close after it."""
+        self.deadline = math.inf
+        self._task = asyncio.get_running_loop().create_task(self._wait_for(work, last=last))
+
+    async def _wait_for(self, work: Coroutine[Any, Any, None], *, last: bool) -> None:
+        try:
+            await work
+        except Error as error:
+            self._fail(error)
+        except Exception:
+            self._server.log.exception("auksd.bug", peer=self.peer)
+            last = True
+        finally:
+            self._task = None
+        if self._lost:
+            self._acceptor.close()
+        elif last or self._server.draining:
+            self._close()
+        else:
+            self._go()
+
+    async def _answer(self, event: ServerEvent) -> None:
+        service = self._server.service
+        if isinstance(event, Malformed):
+            reply: Reply | EncodedDump = await service.malformed(self._who, event.why)
+        else:
+            assert not isinstance(event, Authenticated | Ended)
+            reply = await service.answer(self._who, event)
+        if isinstance(reply, EncodedDump):  # tens of megabytes: a second of encryption
+            parts: tuple[bytes | bytearray, ...] = await self._server.workers.run(self._session.send_dump, reply)
+        else:
+            parts = (self._session.send(reply),)
+        for part in parts:
+            await self._write_in_pieces(part)
+
+    async def _write_in_pieces(self, data: bytes | bytearray) -> None:
+        """Hand ``data`` to the transport as the peer takes it: the transport copies what it keeps."""
+        with memoryview(data) as view:
+            for start in range(0, len(data), PIECE):
+                self._write(view[start : start + PIECE])
+                self.deadline = self._server.now() + self._server.config.idle_timeout_s
+                if self._full and not self._lost:
+                    self._room = asyncio.get_running_loop().create_future()
+                    await self._room
+
+    def _write(self, data: bytes | memoryview) -> None:
+        if data and not self._lost:
+            self._transport.write(data)
+
+    def _fail(self, error: Error) -> None:
+        self._write(self._session.outgoing())
+        self._server.log.warning("auksd.closed", peer=self.peer, code=error.code, why=error.message)
+        self._close()
+
+    def _close(self) -> None:
+        """Close when everything written has been sent."""
+        self._closing = True
+        self._transport.close()

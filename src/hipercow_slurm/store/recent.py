@@ -1,0 +1,66 @@
+"""The credentials that were stored or asked for last, opened: when a job starts, each of its nodes asks for the same.
+
+In memory as plain as they are on their way to each of those nodes; the key that opens all of them is there as well.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from hipercow_slurm.store.base import Entry
+from hipercow_slurm.values import KrbCred
+
+LIMIT_BYTES = 8 * 1024 * 1024  # some 8 000 usual ones
+_EACH_BYTES = 600  # of objects around a ticket
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A ``Sealed`` that was opened before."""
+
+    entry: Entry
+    cred: KrbCred
+
+    def open(self) -> KrbCred:
+        """What is in it."""
+        return self.cred
+
+
+class Recent:
+    """Opened credentials by uid; the ones longest in it make room. One event loop's.
+
+    Args:
+        limit_bytes: how much it may hold.
+    """
+
+    def __init__(self, limit_bytes: int = LIMIT_BYTES) -> None:
+        self._limit_bytes = limit_bytes
+        self._bytes = 0
+        self._known: dict[int, Opened] = {}
+        self.get = self._known.get
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    def put(self, uid: int, opened: Opened) -> None:
+        """Hold this one, in place of what was held for ``uid``."""
+        self.drop(uid)
+        self._known[uid] = opened
+        self._bytes += _size(opened)
+        while self._bytes > self._limit_bytes:
+            self.drop(next(iter(self._known)))
+
+    def drop(self, uid: int) -> None:
+        """Hold nothing for ``uid``."""
+        known = self._known.pop(uid, None)
+        if known is not None:
+            self._bytes -= _size(known)
+
+    def clear(self) -> None:
+        """Hold nothing."""
+        self._known.clear()
+        self._bytes = 0
+
+
+def _size(opened: Opened) -> int:
+    return _EACH_BYTES + len(opened.cred.der)
