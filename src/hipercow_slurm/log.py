@@ -98,6 +98,8 @@ def logfmt(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> str:
 def _text(value: Any) -> str:
     """A value; quoted when it is empty or holds a blank or something that would end it."""
     kind = type(value)
+    if kind is str and _PLAIN(value):
+        return str(value)
     if kind is int:
         return str(value)
     if kind is bool:
@@ -105,7 +107,7 @@ def _text(value: Any) -> str:
     if value is None:
         return ""
     text = str(value)
-    if _PLAIN(text):
+    if kind is not str and _PLAIN(text):
         return text
     text = text.replace("\\", "\\\\").replace('"', '\\"')
     if not text.isprintable():  # a line stays a line, and a terminal's escape sequence does nothing

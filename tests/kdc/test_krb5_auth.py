@@ -23,7 +23,7 @@ from hipercow_slurm.errors import (
     InternalError,
     ProtocolError,
 )
-from hipercow_slurm.krb5 import asn1, auth, ccache, creds, krbcred, krberror
+from hipercow_slurm.krb5 import asn1, auth, ccache, creds, keytab, krbcred, krberror
 
 pytestmark = pytest.mark.kdc
 SERVICE = "auks/head.test@REALM.TEST"
@@ -270,18 +270,28 @@ def test_tickets_for_others_and_keytab_problems(kdc: Kdc, tmp_path: Path) -> Non
     refused(accept(new_key, "test/rotating@REALM.TEST", request), CredentialError, "not-for-us")
 
 
-def test_rotated_keytab_is_picked_up(kdc: Kdc, tmp_path: Path) -> None:
-    kdc.realm.add_service("test/rotated")
-    path = kdc.realm.keytab(tmp_path / "kt", "test/rotated")
+@pytest.mark.parametrize("settled_s", [keytab.SETTLED_S, -1.0], ids=["just-written", "in-memory"])
+def test_rotated_keytab_is_picked_up(
+    kdc: Kdc, tmp_path: Path, settled_s: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Keys held in memory are those of the file, also after it was replaced; without the file there are none."""
+    monkeypatch.setattr(keytab, "SETTLED_S", settled_s)
+    service = f"test/rotated{settled_s > 0:d}"
+    kdc.realm.add_service(service)
+    path = kdc.realm.keytab(tmp_path / "kt", service)
     cred = kdc.login()
     for _ in range(2):
         with (
-            auth.Initiator(cred, "test/rotated", local=None, remote=None) as initiator,
-            auth.Acceptor(str(path), "test/rotated", local=None, remote=None) as acceptor,
+            auth.Initiator(cred, service, local=None, remote=None) as initiator,
+            auth.Acceptor(str(path), service, local=None, remote=None) as acceptor,
         ):
             initiator.ap_rep(acceptor.ap_req(initiator.ap_req()))
-        kdc.realm.kadmin("cpw -randkey test/rotated")
-        kdc.realm.keytab(path, "test/rotated")
+        kdc.realm.kadmin(f"cpw -randkey {service}")
+        kdc.realm.keytab(path, service)
+    path.unlink()
+    request = auth.Initiator(cred, service, local=None, remote=None).ap_req()
+    gone = auth.Acceptor(str(path), service, local=None, remote=None)
+    refused(lambda: gone.ap_req(request), ConfigError, "keytab")
 
 
 def test_client_that_waives_mutual_authentication(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:

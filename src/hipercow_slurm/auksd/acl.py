@@ -37,6 +37,8 @@ class Role(Enum):
     ADMIN = "admin"
     NODE = "node"
 
+    __hash__ = object.__hash__  # Enum's own is Python code, and roles are looked up several times per request
+
 
 @dataclass(frozen=True, slots=True)
 class Rule:

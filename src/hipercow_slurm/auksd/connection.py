@@ -73,7 +73,8 @@ class Connection(asyncio.Protocol):
         """Check the limits and begin."""
         self._transport = cast(asyncio.Transport, transport)
         server = self._server
-        ours, theirs = transport.get_extra_info("sockname"), transport.get_extra_info("peername")
+        theirs = transport.get_extra_info("peername")
+        ours = server.own or transport.get_extra_info("sockname")
         if not ours or not theirs:  # gone already
             self.abort()
             return
@@ -153,6 +154,9 @@ class Connection(asyncio.Protocol):
                     self._need_more()
                     return
                 self._take(event)
+                if self._session.exhausted:
+                    self._need_more()
+                    return
             asyncio.get_running_loop().call_soon(self._go)
         except Error as error:
             self._fail(error)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import resource
 import signal
@@ -161,6 +162,8 @@ async def _run(
     log.get().info("auksd.listening", address=f"{host}:{port}", principal=section.principal, credentials=count)
     if showing:
         log.get().info("auksd.metrics", address=f"{showing[0]}:{showing[1]}")
+    gc.freeze()  # what is there now stays: no need to walk through it again and again
+    gc.set_threshold(20_000, 20, 50)
     daemon.ready()
     tasks = {
         asyncio.create_task(renewer.run() if renew.enabled else asyncio.Event().wait()),

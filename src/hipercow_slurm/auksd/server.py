@@ -51,6 +51,7 @@ class Server:
         self.log = log.get()
         self.draining = False
         self.now = time.monotonic  # the event loop's once it runs
+        self.own: tuple[str, int] | None = None  # address of our end of each connection, where it is always the same
         self.most = sys.maxsize  # connections the process has descriptors for, whatever the configuration says
         self._connections: dict[Connection, None] = {}  # in order of their accept
         self._per_peer: Counter[str] = Counter()
@@ -80,7 +81,8 @@ class Server:
             raise UnavailableError(f"cannot listen on {self.config.listen}: {error}", code="cannot-listen") from error
         self._listener = await loop.create_server(lambda: Connection(self), sock=sock, backlog=BACKLOG)
         self._sweeper = loop.create_task(self._sweep())
-        host, port = sock.getsockname()
+        host, port = own = sock.getsockname()
+        self.own = None if host == "0.0.0.0" else own  # noqa: S104  # nothing is bound here
         return host, port
 
     async def stop(self) -> None:

@@ -97,6 +97,11 @@ class FrameBuffer:
             self._at = end
 
     @property
+    def empty(self) -> bool:
+        """True when every byte was consumed and the peer may send more."""
+        return self._at == len(self._data) and not self._eof
+
+    @property
     def ended(self) -> bool:
         """True when the peer stopped sending and every byte was consumed."""
         return self._eof and not len(self)

@@ -66,6 +66,11 @@ class ServerSession:
         return len(self._frames)
 
     @property
+    def exhausted(self) -> bool:
+        """True if ``next_event`` has nothing to say before more comes from the peer."""
+        return not self._ended and self._frames.empty
+
+    @property
     def authenticated(self) -> bool:
         """True after the handshake."""
         return self._handshake.done
