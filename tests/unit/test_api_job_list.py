@@ -11,7 +11,7 @@ from test_api_tickets import GOOD, NOW, job
 from hipercow_slurm.api.follow import Text
 from hipercow_slurm.api.job_list import Wanted, page, wanted
 from hipercow_slurm.api.jobs import shown, waits_for_ticket
-from hipercow_slurm.api.submitting import default_limit
+from hipercow_slurm.api.partitions import default_limit
 from hipercow_slurm.api.tickets import Filed
 from hipercow_slurm.errors import RequestError
 from hipercow_slurm.slurm.model import Partition

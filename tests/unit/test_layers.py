@@ -32,7 +32,20 @@ ALLOWED: dict[str, set[str]] = {
     "client": {"wire", "krb5"},
     "auksd": {"auksconf", "wire", "krb5", "store", "slurm", "log", "audit", "metrics", "config", "daemon"},
     "signer": {"krb5", "slurm", "log", "audit", "metrics", "config", "daemon"},
-    "api": {"client", "signer", "sbatch", "slurm", "krb5", "files", "log", "audit", "metrics", "config", "daemon"},
+    "api": {
+        "store",
+        "client",
+        "signer",
+        "sbatch",
+        "slurm",
+        "krb5",
+        "files",
+        "log",
+        "audit",
+        "metrics",
+        "config",
+        "daemon",
+    },
     "agent": {"client", "krb5", "log", "audit", "metrics", "config", "daemon"},
 }
 

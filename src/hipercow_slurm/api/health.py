@@ -7,13 +7,12 @@ questions costs the others nothing. The log has the details.
 from __future__ import annotations
 
 import asyncio
-import sqlite3
 import time
 from collections.abc import Awaitable, Callable, Mapping
 
 from hipercow_slurm import log
 from hipercow_slurm.api.config import Config, with_realm
-from hipercow_slurm.api.database import Database
+from hipercow_slurm.api.database import Database, Transaction
 from hipercow_slurm.api.schemas import Health, Ready
 from hipercow_slurm.errors import Error, UnavailableError
 from hipercow_slurm.krb5 import creds, keytab
@@ -110,9 +109,9 @@ class HealthCheck:
         raise UnavailableError("no credential cache takes connections")
 
 
-def _write_nothing(connection: sqlite3.Connection) -> None:
-    """What fails when the file cannot be written."""
-    connection.execute("UPDATE session SET uid = uid WHERE 0")
+async def _write_nothing(transaction: Transaction) -> None:
+    """What fails when the database cannot be written."""
+    await transaction.change("UPDATE session SET uid = uid WHERE 1 = 0")
 
 
 async def _connects_unix(path: str) -> None:

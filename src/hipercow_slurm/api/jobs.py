@@ -11,12 +11,14 @@ from hipercow_slurm.api import config
 from hipercow_slurm.api.accounts import Accounts
 from hipercow_slurm.api.history import UNKNOWN, History
 from hipercow_slurm.api.job_list import Wanted, page
+from hipercow_slurm.api.partitions import Partitions
 from hipercow_slurm.api.schemas import Credential, JobAnswer, JobBody, JobList, rfc3339
 from hipercow_slurm.api.sessions import Session
 from hipercow_slurm.api.slurm_tokens import SlurmTokens
-from hipercow_slurm.api.submitting import Submitter
+from hipercow_slurm.api.submitting import Made, Submitter
 from hipercow_slurm.api.tickets import Filed, Tickets, credential
 from hipercow_slurm.errors import Error, SchedulerError
+from hipercow_slurm.slurm import outputs
 from hipercow_slurm.slurm.model import Job
 from hipercow_slurm.slurm.rest import SlurmRest
 
@@ -33,6 +35,7 @@ class Jobs:
         tickets: Tickets,
         submitter: Submitter,
         history: History,
+        partitions: Partitions,
     ) -> None:
         self._conf = conf
         self._accounts = accounts
@@ -41,22 +44,34 @@ class Jobs:
         self._tickets = tickets
         self._submitter = submitter
         self._history = history
+        self._partitions = partitions
 
     async def submit(self, session: Session, body: JobBody, idempotency_key: str | None) -> JobAnswer:
         """Make a job (see ``Submitter.submit``) and show it, with warnings if its ticket may not last."""
         account = await self._accounts.of(session.principal)
-        job_id, warnings = await self._submitter.submit(session, account, body, idempotency_key)
-        filed = await self._tickets.filed(session)
-        try:
-            job = await self.find(session, job_id)
-        except Error as error:
-            # The job is made; that Slurm does not show it just now is no reason to tell its owner otherwise.
-            log.get().warning("job.not-shown", job_id=job_id, code=error.code, why=error.message)
-            job = _unseen(job_id, session, body, account.home)
+        made = await self._submitter.submit(session, account, body, idempotency_key)
+        warnings = made.warnings
+        if made.ticket is not None:
+            # Slurm is not asked to say again what it was just told: that would double the cost of a submission.
+            filed = Filed(made.ticket)
+            job = _new(made, session, *await self._partitions.completed(session, made.planned.spec))
+        else:
+            filed = await self._tickets.filed(session)
+            job = await self._found(session, made)
         answer = self._shown(job, filed, warnings)
         if answer.credential.covers_job is False and self._conf.uncovered != "allow":
             answer = self._shown(job, filed, (*warnings, answer.credential.sentence))
         return answer
+
+    async def _found(self, session: Session, made: Made) -> Job:
+        """A job that was made earlier."""
+        try:
+            return await self.find(session, made.job_id)
+        except Error as error:
+            # The job is made; that Slurm does not show it just now is no reason to tell its owner otherwise.
+            log.get().warning("job.not-shown", job_id=made.job_id, code=error.code, why=error.message)
+            spec = made.planned.spec
+            return _new(made, session, spec.partition or "", spec.time_limit_min)
 
     async def find(self, session: Session, job_id: int) -> Job:
         """One job of the user's, also one that only our own record still has.
@@ -172,26 +187,37 @@ def shown(job: Job, filed: Filed, now: int, warnings: tuple[str, ...] = (), *, w
 _WAITS = "The job found no ticket of yours on its node and was put back, held: log in again, and it is released."
 
 
-def _unseen(job_id: int, session: Session, body: JobBody, home: str) -> Job:
-    """A job that was just made and that Slurm does not show yet."""
+def _new(made: Made, session: Session, partition: str, time_limit_min: int | None) -> Job:
+    """The job as Slurm was asked for it, in the queue."""
+    spec, is_array = made.planned.spec, made.planned.spec.array is not None
+    names = outputs.Names(
+        job_id=made.job_id,
+        job_name=spec.name or "job",
+        user=session.localname,
+        array_job_id=made.job_id if is_array else None,
+        array_task_id=None,
+        is_array=is_array,
+        first_node=None,
+    )
     return Job(
-        job_id=job_id,
-        name=body.name or "",
+        job_id=made.job_id,
+        name=names.job_name,
         user=session.localname,
         uid=session.uid,
-        partition=body.partition or "",
+        partition=partition,
         state="PENDING",
-        reason=None,
+        reason="JobHeldUser" if spec.hold else None,
         exit_code=None,
         signal=None,
         nodes=(),
-        node_count=body.nodes or 1,
+        node_count=spec.nodes or 1,
         submit_time=int(time.time()),
         start_time=None,
         end_time=None,
         latest_end=None,
-        time_limit_min=body.time_limit_min,
-        working_directory=body.working_directory or home,
-        output="",
-        error="",
+        time_limit_min=time_limit_min,
+        working_directory=made.planned.working_directory,
+        output=outputs.fill(made.planned.output, names),
+        error=outputs.fill(made.planned.error, names),
+        array_job_id=names.array_job_id,
     )

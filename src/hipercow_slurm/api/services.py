@@ -7,14 +7,13 @@ import contextlib
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from pathlib import Path
 
 from hipercow_slurm import log
 from hipercow_slurm.api import sessions_db, submissions_db
 from hipercow_slurm.api.accounts import Accounts
 from hipercow_slurm.api.cluster import Cluster
 from hipercow_slurm.api.config import Config, with_realm
-from hipercow_slurm.api.database import Database
+from hipercow_slurm.api.database import Database, opened
 from hipercow_slurm.api.follow import Followers
 from hipercow_slurm.api.health import HealthCheck
 from hipercow_slurm.api.history import History
@@ -24,6 +23,7 @@ from hipercow_slurm.api.login import Logins
 from hipercow_slurm.api.metrics import ApiMetrics
 from hipercow_slurm.api.opening import Opener
 from hipercow_slurm.api.output import Outputs
+from hipercow_slurm.api.partitions import Partitions
 from hipercow_slurm.api.sessions import Sessions
 from hipercow_slurm.api.slurm_tokens import SlurmTokens
 from hipercow_slurm.api.submitting import Submitter
@@ -69,51 +69,51 @@ async def running(conf: Config, counted: ApiMetrics) -> AsyncIterator[Services]:
     realm = conf.api.realm
     # Without a key of our own a lying KDC could let anyone in, so we do not start.
     keytab.check_service(conf.api.keytab, with_realm(conf.api.service, realm))
-    database = Database(Path(conf.api.database))
-    accounts = Accounts(minimum_uid=conf.api.minimum_uid)
-    servers = [(row.host, row.port, with_realm(row.principal, realm)) for row in conf.cache.servers]
-    tickets = Tickets(AuksClient(servers, limits=_CACHE_LIMITS))
-    sessions = Sessions(database, session_max_s=conf.api.session_max_s)
-    logins = Logins(conf, Opener(accounts, tickets, sessions, counted), sessions, counted)
-    outputs = Outputs(conf.files)
-    signer = SignerClient(conf.signer.socket, with_realm(conf.signer.service, realm))
-    tokens = SlurmTokens(signer)
-    try:
-        async with SlurmRest(
-            conf.slurm.socket, timeout_s=conf.slurm.timeout_s, connections=conf.slurm.connections
-        ) as slurm:
-            submitter = Submitter(conf, database, slurm, tokens, tickets)
-            history = History(database)
-            jobs = Jobs(conf.jobs, accounts, slurm, tokens, tickets, submitter, history)
-            scontrol = Scontrol(conf.slurm.scontrol, conf.slurm.scontrol_conf)
-            actions = JobActions(conf.jobs, jobs, slurm, scontrol, tokens, history)
-            followers = Followers(conf.limits.followers, jobs, outputs, sessions)
-            sessions.welcome = actions.release_waiting
-            background = [asyncio.create_task(work) for work in (sessions.run(), _clean(database))]
-            try:
-                yield Services(
-                    conf,
-                    logins,
-                    sessions,
-                    tickets,
-                    jobs,
-                    actions,
-                    outputs,
-                    followers,
-                    Cluster(conf, slurm, tokens),
-                    HealthCheck(conf, database),
-                    counted,
-                )
-            finally:
-                for task in background:
-                    task.cancel()
-                await asyncio.gather(*background, return_exceptions=True)
-    finally:
-        sessions.close()
-        signer.close()
-        logins.close()
-        outputs.close()
-        database.close()
+    async with opened(conf.api.database) as database:
+        accounts = Accounts(minimum_uid=conf.api.minimum_uid)
+        servers = [(row.host, row.port, with_realm(row.principal, realm)) for row in conf.cache.servers]
+        tickets = Tickets(AuksClient(servers, limits=_CACHE_LIMITS))
+        sessions = Sessions(database, session_max_s=conf.api.session_max_s)
+        logins = Logins(conf, Opener(accounts, tickets, sessions, counted), sessions, counted)
+        outputs = Outputs(conf.files)
+        signer = SignerClient(conf.signer.socket, with_realm(conf.signer.service, realm))
+        tokens = SlurmTokens(signer)
+        try:
+            async with SlurmRest(
+                conf.slurm.socket, timeout_s=conf.slurm.timeout_s, connections=conf.slurm.connections
+            ) as slurm:
+                partitions = Partitions(slurm, tokens)
+                submitter = Submitter(conf, database, slurm, tokens, tickets, partitions)
+                history = History(database)
+                jobs = Jobs(conf.jobs, accounts, slurm, tokens, tickets, submitter, history, partitions)
+                scontrol = Scontrol(conf.slurm.scontrol, conf.slurm.scontrol_conf)
+                actions = JobActions(conf.jobs, jobs, slurm, scontrol, tokens, history)
+                followers = Followers(conf.limits.followers, jobs, outputs, sessions)
+                sessions.welcome = actions.release_waiting
+                background = [asyncio.create_task(work) for work in (sessions.run(), _clean(database))]
+                try:
+                    yield Services(
+                        conf,
+                        logins,
+                        sessions,
+                        tickets,
+                        jobs,
+                        actions,
+                        outputs,
+                        followers,
+                        Cluster(conf, slurm, tokens),
+                        HealthCheck(conf, database),
+                        counted,
+                    )
+                finally:
+                    for task in background:
+                        task.cancel()
+                    await asyncio.gather(*background, return_exceptions=True)
+        finally:
+            sessions.close()
+            signer.close()
+            logins.close()
+            outputs.close()
 
 
 async def _clean(database: Database) -> None:

@@ -6,9 +6,9 @@ we do not have (yet); ``jobs.py`` looks among the user's jobs for the marker bef
 
 from __future__ import annotations
 
-import sqlite3
-from collections.abc import Callable
 from dataclasses import astuple, dataclass
+
+from hipercow_slurm.api.database import Act, Transaction
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,85 +41,65 @@ class Submission:
     seen: bytes | None = None
 
 
-_COLUMNS = ", ".join(
-    (
-        "marker",
-        "principal",
-        "idempotency_key",
-        "digest",
-        "attempted_at",
-        "uid",
-        "request_id",
-        "working_directory",
-        "output",
-        "error",
-        "job_id",
-        "asked",
-        "seen",
-    )
+_COLUMNS = (
+    "marker, principal, idempotency_key, digest, attempted_at, uid, request_id, working_directory, output, error,"
+    " job_id, asked, seen"
 )
 _JOB_ID = 10  # place in a row
+_INSERT = f"INSERT INTO submission ({_COLUMNS}) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)"  # noqa: S608
 
 
-def reserve(row: Submission) -> Callable[[sqlite3.Connection], Submission]:
+def reserve(row: Submission) -> Act[Submission]:
     """File ``row``; if its key is filed already, change nothing and return what is there."""
 
-    def act(connection: sqlite3.Connection) -> Submission:
-        done = connection.execute(
-            f"INSERT INTO submission ({_COLUMNS}) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?)"  # noqa: S608
-            " ON CONFLICT (principal, idempotency_key) DO NOTHING",
-            astuple(row),
-        )
-        if done.rowcount == 1:
+    async def act(transaction: Transaction) -> Submission:
+        if await transaction.change(f"{_INSERT} ON CONFLICT (principal, idempotency_key) DO NOTHING", *astuple(row)):
             return row
-        found = connection.execute(
-            f"SELECT {_COLUMNS} FROM submission WHERE principal = ? AND idempotency_key = ?",  # noqa: S608
-            (row.principal, row.idempotency_key),
-        ).fetchone()
-        return Submission(*found)
+        found = await transaction.rows(
+            f"SELECT {_COLUMNS} FROM submission WHERE principal = $1 AND idempotency_key = $2",  # noqa: S608
+            row.principal,
+            row.idempotency_key,
+        )
+        return Submission(*found[0])
 
     return act
 
 
-def attempt(marker: str, now: int) -> Callable[[sqlite3.Connection], None]:
+def record(row: Submission) -> Act[int]:
+    """File a submission without a key, of which Slurm has made a job."""
+    return lambda transaction: transaction.change(f"{_INSERT} ON CONFLICT (marker) DO NOTHING", *astuple(row))
+
+
+def attempt(marker: str, now: int) -> Act[int]:
     """Note that we ask Slurm again now."""
-
-    def act(connection: sqlite3.Connection) -> None:
-        connection.execute("UPDATE submission SET attempted_at = ? WHERE marker = ?", (now, marker))
-
-    return act
+    return lambda transaction: transaction.change(
+        "UPDATE submission SET attempted_at = $1 WHERE marker = $2", now, marker
+    )
 
 
-def answered(marker: str, job_id: int) -> Callable[[sqlite3.Connection], None]:
+def answered(marker: str, job_id: int) -> Act[int]:
     """Slurm made the job."""
-
-    def act(connection: sqlite3.Connection) -> None:
-        connection.execute("UPDATE submission SET job_id = ? WHERE marker = ?", (job_id, marker))
-
-    return act
+    return lambda transaction: transaction.change("UPDATE submission SET job_id = $1 WHERE marker = $2", job_id, marker)
 
 
-def refused(marker: str) -> Callable[[sqlite3.Connection], None]:
+def refused(marker: str) -> Act[int]:
     """Slurm certainly made no job: the key is free for a corrected request."""
-
-    def act(connection: sqlite3.Connection) -> None:
-        connection.execute("DELETE FROM submission WHERE marker = ? AND job_id IS NULL", (marker,))
-
-    return act
+    return lambda transaction: transaction.change("DELETE FROM submission WHERE marker = $1 AND job_id IS NULL", marker)
 
 
-def of_jobs(principal: str, job_ids: list[int]) -> Callable[[sqlite3.Connection], dict[int, Submission]]:
+def of_jobs(principal: str, job_ids: list[int]) -> Act[dict[int, Submission]]:
     """The principal's submissions by job id. Slurm reuses ids after it wraps; the newest row counts."""
 
-    def act(connection: sqlite3.Connection) -> dict[int, Submission]:
+    async def act(transaction: Transaction) -> dict[int, Submission]:
         found = {}
         for at in range(0, len(job_ids), 500):
             some = job_ids[at : at + 500]
-            marks = ",".join("?" * len(some))
-            rows = connection.execute(
-                f"SELECT {_COLUMNS} FROM submission WHERE job_id IN ({marks}) AND principal = ?"  # noqa: S608
+            marks = ", ".join(f"${number}" for number in range(2, len(some) + 2))
+            rows = await transaction.rows(
+                f"SELECT {_COLUMNS} FROM submission WHERE job_id IN ({marks}) AND principal = $1"  # noqa: S608
                 " ORDER BY attempted_at",
-                (*some, principal),
+                principal,
+                *some,
             )
             found.update({row[_JOB_ID]: Submission(*row) for row in rows})
         return found
@@ -127,42 +107,39 @@ def of_jobs(principal: str, job_ids: list[int]) -> Callable[[sqlite3.Connection]
     return act
 
 
-def of_principal(principal: str, most: int) -> Callable[[sqlite3.Connection], list[Submission]]:
+def of_principal(principal: str, most: int) -> Act[list[Submission]]:
     """The principal's newest submissions that made a job."""
 
-    def act(connection: sqlite3.Connection) -> list[Submission]:
-        rows = connection.execute(
-            f"SELECT {_COLUMNS} FROM submission WHERE principal = ? AND job_id IS NOT NULL"  # noqa: S608
-            " ORDER BY attempted_at DESC LIMIT ?",
-            (principal, most),
+    async def act(transaction: Transaction) -> list[Submission]:
+        rows = await transaction.rows(
+            f"SELECT {_COLUMNS} FROM submission WHERE principal = $1 AND job_id IS NOT NULL"  # noqa: S608
+            " ORDER BY attempted_at DESC LIMIT $2",
+            principal,
+            most,
         )
         return [Submission(*row) for row in rows]
 
     return act
 
 
-def ended(principal: str, job_id: int, seen: bytes) -> Callable[[sqlite3.Connection], None]:
+def ended(principal: str, job_id: int, seen: bytes) -> Act[int]:
     """Keep how the job ended, once; of a reused id, with the newest submission."""
-
-    def act(connection: sqlite3.Connection) -> None:
-        connection.execute(
-            "UPDATE submission SET seen = ? WHERE marker = (SELECT marker FROM submission"
-            " WHERE job_id = ? AND principal = ? ORDER BY attempted_at DESC LIMIT 1) AND seen IS NULL",
-            (seen, job_id, principal),
-        )
-
-    return act
+    return lambda transaction: transaction.change(
+        "UPDATE submission SET seen = $1 WHERE marker = (SELECT marker FROM submission"
+        " WHERE job_id = $2 AND principal = $3 ORDER BY attempted_at DESC LIMIT 1) AND seen IS NULL",
+        seen,
+        job_id,
+        principal,
+    )
 
 
-def reopened(principal: str, job_id: int) -> Callable[[sqlite3.Connection], None]:
+def reopened(principal: str, job_id: int) -> Act[int]:
     """The job was put back: how it ended then says nothing any more."""
-
-    def act(connection: sqlite3.Connection) -> None:
-        connection.execute("UPDATE submission SET seen = NULL WHERE job_id = ? AND principal = ?", (job_id, principal))
-
-    return act
+    return lambda transaction: transaction.change(
+        "UPDATE submission SET seen = NULL WHERE job_id = $1 AND principal = $2", job_id, principal
+    )
 
 
-def drop_old(before: int) -> Callable[[sqlite3.Connection], int]:
+def drop_old(before: int) -> Act[int]:
     """Forget submissions last attempted before ``before``; how many."""
-    return lambda connection: connection.execute("DELETE FROM submission WHERE attempted_at < ?", (before,)).rowcount
+    return lambda transaction: transaction.change("DELETE FROM submission WHERE attempted_at < $1", before)

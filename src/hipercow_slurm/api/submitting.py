@@ -1,8 +1,9 @@
 """Submitting without ever making a second job by accident.
 
-Rule 1: the submission is on disk, with a random marker that also travels in the job's comment, before Slurm is
-asked. Rule 2: when the answer was lost (Slurm silent, this process killed), the user's jobs are searched for the
-marker before Slurm is asked again. Rule 3: where even that cannot tell, we say so and do not guess:
+Rule 1: a submission with an Idempotency-Key is on disk, with a random marker that also travels in the job's comment,
+before Slurm is asked; without a key nobody can ask for it again, and it is noted with Slurm's answer. Rule 2: when
+the answer was lost (Slurm silent, this process killed), the user's jobs are searched for the marker before Slurm is
+asked again. Rule 3: where even that cannot tell, we say so and do not guess:
 
     age of the lost attempt      marker found    marker not found
     up to the settling time      that job        wait: slurmctld may still be busy with it
@@ -17,6 +18,7 @@ import hashlib
 import secrets
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Literal
 from weakref import WeakValueDictionary
 
@@ -29,6 +31,7 @@ from hipercow_slurm.api.config import Config
 from hipercow_slurm.api.database import Database
 from hipercow_slurm.api.history import asked
 from hipercow_slurm.api.job_spec import Planned, plan
+from hipercow_slurm.api.partitions import Partitions, default_limit
 from hipercow_slurm.api.problems import current_request_id
 from hipercow_slurm.api.schemas import JobBody, rfc3339
 from hipercow_slurm.api.sessions import Session, last_good
@@ -36,7 +39,7 @@ from hipercow_slurm.api.slurm_tokens import SlurmTokens
 from hipercow_slurm.api.submissions_db import Submission
 from hipercow_slurm.api.tickets import Tickets
 from hipercow_slurm.errors import CredentialError, Error, RequestError, SchedulerError, UnavailableError
-from hipercow_slurm.slurm.model import Job, JobSpec, Partition, Submitted
+from hipercow_slurm.slurm.model import Job, JobSpec, Submitted
 from hipercow_slurm.slurm.rest import SlurmRest
 from hipercow_slurm.values import TicketTimes
 
@@ -44,28 +47,45 @@ _POLL_S = 0.5
 _POLLS = 6  # how often a request looks for a lost job before it asks its caller to come back
 
 
+@dataclass(frozen=True, slots=True)
+class Made:
+    """A job that exists now.
+
+    Attributes:
+        warnings: what the user should know besides.
+        ticket: what the cache holds for the user; None: not asked, as the job was made earlier.
+    """
+
+    job_id: int
+    planned: Planned
+    warnings: tuple[str, ...] = ()
+    ticket: TicketTimes | None = None
+
+
 class Submitter:
     """Makes jobs, each at most once."""
 
     def __init__(
-        self, conf: Config, database: Database, slurm: SlurmRest, tokens: SlurmTokens, tickets: Tickets
+        self,
+        conf: Config,
+        database: Database,
+        slurm: SlurmRest,
+        tokens: SlurmTokens,
+        tickets: Tickets,
+        partitions: Partitions,
     ) -> None:
         self._conf = conf.jobs
         self._database = database
         self._slurm = slurm
         self._tokens = tokens
         self._tickets = tickets
+        self._partitions = partitions
         self._settled_s = conf.slurm.timeout_s + 5
         self._min_job_age_s = conf.slurm.min_job_age_s
         self._keys: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()
 
-    async def submit(
-        self, session: Session, account: Account, body: JobBody, idempotency_key: str | None
-    ) -> tuple[int, tuple[str, ...]]:
+    async def submit(self, session: Session, account: Account, body: JobBody, idempotency_key: str | None) -> Made:
         """Make the job that ``body`` describes; with a key that was used before, the job it made then.
-
-        Returns:
-            Its id, and what the user should know besides.
 
         Raises:
             RequestError: the job cannot run; ``idempotency-key-reused`` (422): the key made another job.
@@ -88,7 +108,7 @@ class Submitter:
             asked=asked(planned.spec),
         )
         if idempotency_key is None:
-            return await self._first(session, await self._database.run(submissions_db.reserve(row)), planned)
+            return await self._first(session, row, planned)
         lock = self._keys.setdefault((session.principal, idempotency_key), asyncio.Lock())
         async with lock:
             filed = await self._database.run(submissions_db.reserve(row))
@@ -97,7 +117,7 @@ class Submitter:
             repeated = plan(body, account, comment=_comment(filed.marker), allowed=self._conf)
             return await self._again(session, filed, row, repeated)
 
-    async def _first(self, session: Session, row: Submission, planned: Planned) -> tuple[int, tuple[str, ...]]:
+    async def _first(self, session: Session, row: Submission, planned: Planned) -> Made:
         """Ask Slurm; afterwards the row says what came of it."""
         try:
             times = await self._tickets.make_sure(session)
@@ -105,20 +125,25 @@ class Submitter:
             if self._conf.uncovered == "refuse":
                 await self._refuse_uncovered(session, planned.spec, times)
         except Error:
-            await self._database.run(submissions_db.refused(row.marker))
+            await self._unmade(row)
             raise
         try:
             submitted = await self._tokens.call(session, lambda who: self._slurm.submit(who, planned.spec))
         except Error as error:
             if error.code != "submit-unknown":
-                await self._database.run(submissions_db.refused(row.marker))
+                await self._unmade(row)
                 raise
             found = await self._search(session, row.marker)
             if found is None:
                 log.get().warning("job.unknown", principal=session.principal, marker=row.marker, why=error.message)
                 raise
             submitted = Submitted(found)
-        return await self._made(session, row, planned, submitted)
+        return self._made(session, row, planned, submitted, times)
+
+    async def _unmade(self, row: Submission) -> None:
+        """Slurm certainly has no such job: the key is free again."""
+        if row.idempotency_key is not None:
+            await self._database.run(submissions_db.refused(row.marker))
 
     async def _refuse_uncovered(self, session: Session, spec: JobSpec, times: TicketTimes) -> None:
         """Raise if the job may run for longer than its owner's ticket can be kept good.
@@ -127,10 +152,13 @@ class Submitter:
             CredentialError: ``ticket-too-short`` (403).
         """
         limit = spec.time_limit_min
-        if limit is None:
-            limit = default_limit(await self._tokens.call(session, self._slurm.partitions), spec.partition)
         begin = max(int(time.time()), spec.begin_time or 0)
-        if limit is None or begin + 60 * limit > last_good(times):
+        for fresh in (False, True):
+            if spec.time_limit_min is None:
+                limit = default_limit(await self._partitions.of(session, fresh=fresh), spec.partition)
+            if limit is not None and begin + 60 * limit <= last_good(times):
+                break
+        else:
             until = "without a time limit" if limit is None else f"until {rfc3339(begin + 60 * limit)}"
             raise CredentialError(
                 f"your ticket can be kept good until {rfc3339(last_good(times))}, and the job may run {until}",
@@ -138,9 +166,7 @@ class Submitter:
                 hint="give the job a shorter time limit, or log in again for a fresh ticket",
             )
 
-    async def _again(
-        self, session: Session, filed: Submission, row: Submission, planned: Planned
-    ) -> tuple[int, tuple[str, ...]]:
+    async def _again(self, session: Session, filed: Submission, row: Submission, planned: Planned) -> Made:
         """The key is known: give its job, or find out what became of it."""
         if filed.digest != row.digest:
             raise RequestError(
@@ -150,10 +176,10 @@ class Submitter:
                 hint="use a fresh key for each job",
             )
         if filed.job_id is not None:
-            return filed.job_id, planned.warnings
+            return Made(filed.job_id, planned, planned.warnings)
         found = await self._search(session, filed.marker)
         if found is not None:
-            return await self._made(session, filed, planned, Submitted(found))
+            return self._made(session, filed, planned, Submitted(found))
         fate = fate_of(time.time() - filed.attempted_at, settled_s=self._settled_s, min_job_age_s=self._min_job_age_s)
         if fate == "wait":
             raise UnavailableError(
@@ -171,10 +197,19 @@ class Submitter:
         await self._database.run(submissions_db.attempt(filed.marker, int(time.time())))
         return await self._first(session, filed, planned)
 
-    async def _made(
-        self, session: Session, row: Submission, planned: Planned, submitted: Submitted
-    ) -> tuple[int, tuple[str, ...]]:
-        """The job exists whatever happens to our record of it."""
+    def _made(
+        self,
+        session: Session,
+        row: Submission,
+        planned: Planned,
+        submitted: Submitted,
+        ticket: TicketTimes | None = None,
+    ) -> Made:
+        """Note the job that exists, whatever happens to our record of it.
+
+        Nobody waits for the note: if we are killed before it is there, whoever comes with the key again finds the job
+        by its marker, as if the answer had been lost.
+        """
         log.get().info(
             "job.submitted",
             principal=session.principal,
@@ -183,12 +218,13 @@ class Submitter:
             marker=row.marker,
             working_directory=planned.working_directory,
         )
-        try:
-            await self._database.run(submissions_db.answered(row.marker, submitted.job_id))
-        except UnavailableError as error:
-            log.get().error("job.not-recorded", job_id=submitted.job_id, marker=row.marker, why=error.message)
+        if row.idempotency_key is None:
+            note = submissions_db.record(replace(row, job_id=submitted.job_id))
+        else:
+            note = submissions_db.answered(row.marker, submitted.job_id)
+        self._database.tell(note, f"job {submitted.job_id}, marker {row.marker}")
         message = (submitted.message,) if submitted.message else ()
-        return submitted.job_id, planned.warnings + message
+        return Made(submitted.job_id, planned, planned.warnings + message, ticket)
 
     async def _search(self, session: Session, marker: str) -> int | None:
         """The job with this marker among the user's; looks a few times, as Slurm may be slow to show it."""
@@ -203,14 +239,6 @@ class Submitter:
             if found is not None:
                 return found
         return None
-
-
-def default_limit(partitions: list[Partition], named: str | None) -> int | None:
-    """The minutes a job without a time limit gets at most in the partitions it names; None: no limit is known."""
-    wanted = set(named.split(",")) if named else {one.name for one in partitions if one.is_default}
-    limits = [one.default_time_min or one.max_time_min for one in partitions if one.name in wanted]
-    known = [limit for limit in limits if limit is not None]
-    return max(known) if known and len(known) == len(limits) else None
 
 
 def find(jobs: list[Job], comment: str) -> int | None:

@@ -19,11 +19,12 @@ from hipercow_slurm.errors import ConfigError, UnavailableError
 from hipercow_slurm.store import pg_schema
 
 T = TypeVar("T")
+Prepare = Callable[[Any, str], Awaitable[None]]
 
 POOL = 10
 CONNECT_S = 3.0
 PAUSE_S = 0.1
-SETTINGS = {"search_path": "hipercow_auksd", "application_name": "hipercow-slurm auksd"}
+SCHEMA = "hipercow_auksd"
 # What a restart, a crash or a broken network looks like from here.
 BROKEN = (
     asyncpg.PostgresConnectionError,
@@ -44,11 +45,17 @@ class Link:
     Args:
         url: ``postgresql://...`` as libpq has it.
         patience_s: how long a piece of work is tried.
+        schema: where the tables are; its name tells the program's connections apart, too.
+        prepare: makes the tables: ``prepare(connection, name)``.
     """
 
-    def __init__(self, url: str, patience_s: float) -> None:
+    def __init__(
+        self, url: str, patience_s: float, *, schema: str = SCHEMA, prepare: Prepare = pg_schema.prepare
+    ) -> None:
         self._url = url
         self._patience_s = patience_s
+        self._settings = {"search_path": schema, "application_name": schema.replace("hipercow_", "hipercow-slurm ")}
+        self._prepare = prepare
         self._pool: asyncpg.Pool[Any] | None = None
         self.name = without_password(url)
 
@@ -66,11 +73,11 @@ class Link:
                 max_size=POOL,
                 timeout=CONNECT_S,
                 command_timeout=self._patience_s,
-                server_settings=SETTINGS,
+                server_settings=self._settings,
                 init=_init,
             )
             await self._pool
-            await self.run(lambda connection: pg_schema.prepare(connection, self.name))
+            await self.run(lambda connection: self._prepare(connection, self.name))
         except (ValueError, asyncpg.exceptions.ClientConfigurationError) as error:
             raise ConfigError(f"{self.name} is not a PostgreSQL URL: {error}", code="store-unusable") from error
 
@@ -107,7 +114,7 @@ class Link:
     async def apart(self) -> AsyncIterator[Any]:
         """A connection of its own, for what takes long."""
         try:
-            connection = await asyncpg.connect(self._url, timeout=CONNECT_S, server_settings=SETTINGS)
+            connection = await asyncpg.connect(self._url, timeout=CONNECT_S, server_settings=self._settings)
         except BROKEN as error:
             raise _unreachable(self.name, error) from error
         try:

@@ -5,6 +5,7 @@ Everything lives in a schema of its own, ``hipercow_auksd``; the database may ho
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from hipercow_slurm.errors import ConfigError
@@ -47,7 +48,9 @@ MIGRATIONS = (
 )
 
 
-async def prepare(connection: Any, where: str) -> None:
+async def prepare(
+    connection: Any, where: str, *, schema: str = "hipercow_auksd", steps: Sequence[str] = MIGRATIONS
+) -> None:
     """Make the tables, or bring them up to date.
 
     Raises:
@@ -62,13 +65,11 @@ async def prepare(connection: Any, where: str) -> None:
         )
     async with connection.transaction():
         await connection.execute("SELECT pg_advisory_xact_lock($1)", MIGRATION_LOCK)
-        await connection.execute("CREATE SCHEMA IF NOT EXISTS hipercow_auksd")
-        await connection.execute("CREATE TABLE IF NOT EXISTS hipercow_auksd.version (number integer NOT NULL)")
-        found = await connection.fetchval("SELECT max(number) FROM hipercow_auksd.version") or 0
-        if found > len(MIGRATIONS):
-            raise ConfigError(
-                f"{where} has schema {found}, this program knows {len(MIGRATIONS)}", code="store-unusable"
-            )
-        for number, step in enumerate(MIGRATIONS[found:], start=found + 1):
+        await connection.execute(f"CREATE SCHEMA IF NOT EXISTS {schema}")
+        await connection.execute(f"CREATE TABLE IF NOT EXISTS {schema}.version (number integer NOT NULL)")
+        found = await connection.fetchval(f"SELECT max(number) FROM {schema}.version") or 0  # noqa: S608
+        if found > len(steps):
+            raise ConfigError(f"{where} has schema {found}, this program knows {len(steps)}", code="store-unusable")
+        for number, step in enumerate(steps[found:], start=found + 1):
             await connection.execute(step)
-            await connection.execute("INSERT INTO hipercow_auksd.version VALUES ($1)", number)
+            await connection.execute(f"INSERT INTO {schema}.version VALUES ($1)", number)  # noqa: S608

@@ -1,0 +1,115 @@
+"""What the API's database promises, on SQLite and PostgreSQL alike; a class of tests for each, with its own fixture.
+
+The fixture ``database`` gives one, ``another`` makes a second one on the same rows, as another process would.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from hipercow_slurm.api import sessions_db, submissions_db
+from hipercow_slurm.api.sessions_db import SessionRecord
+from hipercow_slurm.api.submissions_db import Submission
+from hipercow_slurm.errors import UnavailableError
+
+
+def record(session_id="s1", principal="alice@R", expires_at=1000, token_hash=None) -> SessionRecord:
+    return SessionRecord(
+        session_id, token_hash or session_id.encode(), principal, "alice", 5001, "192.0.2.1", 10, expires_at, b"sealed"
+    )
+
+
+def submission(marker="m1", key: str | None = "k", principal="alice@R", digest=b"d") -> Submission:
+    return Submission(marker, principal, key, digest, 100, 5001, "request-1", "/home/alice", "/o", "/e")
+
+
+class DatabaseContract:
+    """Would have caught: SQL that one of them reads otherwise, a lost row count, a group that fails as a whole."""
+
+    async def test_failure_leaves_the_rest_of_its_group_alone(self, database):
+        async def broken(transaction):
+            await transaction.change("DELETE FROM session")
+            raise ValueError("half way")
+
+        await database.run(sessions_db.add(record("keep")))
+        results = await asyncio.gather(
+            database.run(sessions_db.add(record("s2"))),
+            database.run(broken),
+            database.run(sessions_db.add(record("s3")), durable=False),
+            return_exceptions=True,
+        )
+        assert results[0] is None and results[2] is None, results
+        assert isinstance(results[1], ValueError)
+        with pytest.raises(UnavailableError) as caught:
+            await database.run(sessions_db.add(record("s2")))  # the same id again
+        assert caught.value.code == "database-failed"
+        rows = await database.run(sessions_db.of_principal("alice@R", 0))
+        assert {row.session_id for row in rows} == {"keep", "s2", "s3"}
+
+    async def test_sessions(self, database):
+        await database.run(sessions_db.add(record("a1")))
+        await database.run(sessions_db.add(record("a2", expires_at=500)))
+        await database.run(sessions_db.add(record("b1", principal="bob@R")))
+        assert [row.session_id for row in await database.run(sessions_db.of_principal("alice@R", 600))] == ["a1"]
+        assert await database.run(sessions_db.by_token(b"a1")) == record("a1")
+        assert await database.run(sessions_db.by_token(b"zz")) is None
+        assert not await database.run(sessions_db.revoke("bob@R", "a1")), "bob ended alice's session"
+        assert await database.run(sessions_db.revoke("alice@R", "a1"))
+        assert await database.run(sessions_db.by_token(b"a1")) is None
+        assert not await database.run(sessions_db.reseal("a1", b"new", 9)), "a revoked session came back"
+        assert await database.run(sessions_db.reseal("b1", b"new", 9))
+        assert await database.run(sessions_db.drop_expired(500)) == 2
+
+    async def test_of_too_many_sessions_the_oldest_go(self, database):
+        await asyncio.gather(*(database.run(sessions_db.add(record(f"a{n:03}"))) for n in range(103)))
+        await database.run(sessions_db.add(record("b", principal="bob@R")))
+        await database.run(sessions_db.add(record("a103")))
+        rows = {row.session_id for row in await database.run(sessions_db.of_principal("alice@R", 0))}
+        assert len(rows) == 100 and {"a102", "a103"} <= rows and not rows & {"a000", "a001", "a002"}, sorted(rows)
+        assert await database.run(sessions_db.by_token(b"b"))
+
+    async def test_a_key_is_reserved_once_per_principal(self, database):
+        first = await database.run(submissions_db.reserve(submission("m1")))
+        again = await database.run(submissions_db.reserve(submission("m2", digest=b"other")))
+        bobs = await database.run(submissions_db.reserve(submission("m3", principal="bob@R")))
+        keyless = [await database.run(submissions_db.reserve(submission(m, key=None))) for m in ("m4", "m5")]
+        assert (first.marker, again.marker, bobs.marker) == ("m1", "m1", "m3")
+        assert [row.marker for row in keyless] == ["m4", "m5"]
+        assert again.digest == b"d", "the filed digest must be kept, to refuse the key for another job"
+
+    async def test_submission_life(self, database):
+        await database.run(submissions_db.reserve(submission("m1")))
+        await database.run(submissions_db.refused("m1"))
+        row = await database.run(submissions_db.reserve(submission("m2")))
+        assert row.marker == "m2", "a refused submission must free its key"
+        await database.run(submissions_db.attempt("m2", 101))
+        await database.run(submissions_db.answered("m2", 77))
+        await database.run(submissions_db.refused("m2"))
+        found = await database.run(submissions_db.of_jobs("alice@R", [77, 78]))
+        assert found[77].marker == "m2" and list(found) == [77]
+        assert await database.run(submissions_db.of_jobs("bob@R", [77])) == {}
+        await database.run(submissions_db.ended("alice@R", 77, b"{}"))
+        assert [row.seen for row in await database.run(submissions_db.of_principal("alice@R", 10))] == [b"{}"]
+        await database.run(submissions_db.reopened("alice@R", 77))
+        assert (await database.run(submissions_db.of_jobs("alice@R", [77])))[77].seen is None
+        assert await database.run(submissions_db.drop_old(102)) == 1
+
+    async def test_what_nobody_waits_for_is_there_at_the_end(self, database, another):
+        """Would have caught: notes that are dropped when the program stops."""
+        for number in range(1, 200):
+            row = Submission(f"m{number}", "alice@R", None, b"d", 1, 5001, "r", "/", "/o", "/e", number)
+            database.tell(submissions_db.record(row), "a note")
+        await database.close()
+        other = await another()
+        rows = await other.run(submissions_db.of_principal("alice@R", 500))
+        assert {row.job_id for row in rows} == set(range(1, 200))
+
+    async def test_two_processes_share_it(self, database, another):
+        """A key reserved through one is known to the other, also when both ask at the same moment."""
+        other = await another()
+        rows = await asyncio.gather(
+            *(one.run(submissions_db.reserve(submission(f"m{n}"))) for n in range(10) for one in (database, other))
+        )
+        assert len({row.marker for row in rows}) == 1, rows
