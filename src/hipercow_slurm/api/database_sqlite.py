@@ -1,8 +1,10 @@
-"""One SQLite file, one thread that touches it, one fsync for all work that waits (group commit).
+"""One SQLite file, one thread that touches it, another that waits for the disk, each for all work there is.
 
-Rule 1: a durable call that returned is on disk (WAL, synchronous=FULL); a group without durable work is left to the
-kernel (synchronous=NORMAL), which a killed process does not lose. Rule 2: each piece of work is all or nothing
-(savepoint); its failure does not touch the others of its group. Rule 3: the file is 0600 from its first byte.
+Rule 1: a durable call that returned is on disk. SQLite leaves commits to the kernel (WAL, synchronous=NORMAL), which
+a killed process does not lose; for durable work the -wal file is fsynced afterwards, outside of SQLite's lock, so
+that processes do not wait for each other's disk. (A checkpoint syncs by itself, so a frame is safe in one file or
+the other.) Rule 2: each piece of work is all or nothing (savepoint); its failure does not touch the others of its
+group. Rule 3: the file is 0600 from its first byte.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import queue
 import re
 import sqlite3
 import threading
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -58,12 +61,17 @@ class SqliteDatabase:
 
     def __init__(self, path: Path) -> None:
         self._connection = _open(path)
+        self._path = path
         self._transaction = _Transaction(self._connection)
-        self._durable = True  # how the connection is set now
         self._queue: queue.SimpleQueue[_Work | None] = queue.SimpleQueue()
+        self._unsynced: queue.SimpleQueue[list[_Result] | None] = queue.SimpleQueue()
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._thread = threading.Thread(target=self._serve, name="database", daemon=True)
-        self._thread.start()
+        self._threads = [
+            threading.Thread(target=target, name=name, daemon=True)
+            for target, name in ((self._serve, "database"), (self._sync, "database-sync"))
+        ]
+        for thread in self._threads:
+            thread.start()
 
     async def run(self, act: Act[T], *, durable: bool = True) -> T:
         """As ``Database.run``; ``act`` runs in the database's own thread."""
@@ -82,23 +90,18 @@ class SqliteDatabase:
     async def close(self) -> None:
         """Finish the work that waits, then close the file."""
         self._queue.put(None)
-        await asyncio.to_thread(self._thread.join)
+        for thread in self._threads:
+            await asyncio.to_thread(thread.join)
         self._connection.close()
 
     def _serve(self) -> None:
-        while (first := self._queue.get()) is not None:
-            group: list[_Work | None] = [first]
-            with contextlib.suppress(queue.Empty):
-                while len(group) < _GROUP and group[-1] is not None:
-                    group.append(self._queue.get_nowait())
-            self._commit([work for work in group if work is not None])
-            if group[-1] is None:
-                return
+        for group in _groups(self._queue, _GROUP):
+            self._commit(group)
+        self._unsynced.put(None)
 
     def _commit(self, group: list[_Work]) -> None:
         results: list[_Result] = []
         try:
-            self._set_durable(any(work.durable for work in group))
             self._connection.execute("BEGIN IMMEDIATE")
             for work in group:
                 results.append((work, *self._one(work.act)))
@@ -107,14 +110,25 @@ class SqliteDatabase:
             with contextlib.suppress(sqlite3.Error):
                 self._connection.execute("ROLLBACK")
             results = [(work, None, error) for work in group]
-        if self._loop is not None:
+        if durable := [result for result in results if result[0].durable]:
+            self._unsynced.put(durable)
+        self._deliver([result for result in results if not result[0].durable])
+
+    def _sync(self) -> None:
+        """One fsync for all that were committed while the one before it ran."""
+        for groups in _groups(self._unsynced, _GROUP):
+            results = [result for group in groups for result in group]
+            try:
+                _fsync(f"{self._path}-wal")
+            except OSError as error:
+                failure = sqlite3.OperationalError(f"fsync: {error.strerror}")
+                results = [(work, None, failed or failure) for work, _, failed in results]
+            self._deliver(results)
+
+    def _deliver(self, results: list[_Result]) -> None:
+        if results and self._loop is not None:
             with contextlib.suppress(RuntimeError):  # the loop is gone: nobody waits any more
                 self._loop.call_soon_threadsafe(_deliver, results)
-
-    def _set_durable(self, durable: bool) -> None:
-        if durable != self._durable:
-            self._connection.execute(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
-            self._durable = durable
 
     def _one(self, act: Act[Any]) -> tuple[Any, BaseException | None]:
         """One piece of work in its savepoint: its result, or its failure with nothing of it left."""
@@ -127,6 +141,30 @@ class SqliteDatabase:
             return None, error
         self._connection.execute("RELEASE work")
         return result, None
+
+
+def _groups(waiting: queue.SimpleQueue[T | None], most: int) -> Iterator[list[T]]:
+    """All that waits, at most so many at a time, until None comes."""
+    while (first := waiting.get()) is not None:
+        group, last = [first], False
+        with contextlib.suppress(queue.Empty):
+            while len(group) < most and not last:
+                more = waiting.get_nowait()
+                if more is None:
+                    last = True
+                else:
+                    group.append(more)
+        yield group
+        if last:
+            return
+
+
+def _fsync(path: str | Path) -> None:
+    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def _driven(work: Any) -> Any:
@@ -166,9 +204,11 @@ def _open(path: Path) -> sqlite3.Connection:
         path.chmod(0o600)
         connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=5.0)
         connection.execute("PRAGMA journal_mode=WAL")
-        connection.execute("PRAGMA synchronous=FULL")
+        connection.execute("PRAGMA synchronous=NORMAL")
         connection.execute("PRAGMA secure_delete=ON")
         _migrate(connection)
+        connection.execute("PRAGMA wal_checkpoint")  # the tables, and the files' names, are on disk from the start
+        _fsync(path.parent)
     except (OSError, sqlite3.Error) as error:
         raise ConfigError(f"cannot open the database {path}: {error}") from error
     return connection
