@@ -9,10 +9,11 @@ import asyncio
 
 import pytest
 
-from hipercow_slurm.api import sessions_db, submissions_db
+from hipercow_slurm.api import conversations, sessions_db, submissions_db, throttle_db
 from hipercow_slurm.api.sessions_db import SessionRecord
 from hipercow_slurm.api.submissions_db import Submission
-from hipercow_slurm.errors import UnavailableError
+from hipercow_slurm.errors import RequestError, UnavailableError
+from hipercow_slurm.krb5.krbcred import Ticket
 
 
 def record(session_id="s1", principal="alice@R", expires_at=1000, token_hash=None) -> SessionRecord:
@@ -113,3 +114,35 @@ class DatabaseContract:
             *(one.run(submissions_db.reserve(submission(f"m{n}"))) for n in range(10) for one in (database, other))
         )
         assert len({row.marker for row in rows}) == 1, rows
+
+    async def test_guesses_through_several_processes_are_counted_together(self, database, another):
+        """Would have caught: a bucket for each process, so that a guesser gets as many times the guesses."""
+        other = await another()
+        rules = (throttle_db.Rule("net n", 20, 10.0), throttle_db.Rule("user alice", 5, 60.0))
+        acts = (one.run(throttle_db.take(rules, 1000.0), durable=False) for _ in range(10) for one in (database, other))
+        taken = await asyncio.gather(*acts)
+        assert [one.wait_s for one in taken].count(0.0) == 5, taken
+        assert {one.undecided for one in taken if one.wait_s} == {True}
+        for one in (database, other):
+            await one.run(throttle_db.settle(rules, "failed", 1000.0), durable=False)
+        left = await database.run(throttle_db.take(rules[:1], 1000.0))
+        assert left.wait_s == 0, "the address has tokens"
+        await other.run(throttle_db.settle(rules, "succeeded", 1000.0, fill=rules[1]), durable=False)
+        assert (await database.run(throttle_db.take(rules, 1000.0))).wait_s == 0
+        await database.run(throttle_db.know("alice@R", "n", 1000.0))
+        assert await other.run(throttle_db.is_known("alice@R", "n"))
+        assert await database.run(throttle_db.clean(5000.0, 300.0)) == 2
+
+    async def test_any_process_goes_on_with_a_conversation(self, database, another):
+        other = await another()
+        ticket = Ticket("alice@R", "kadmin/changepw@R", 18, b"key", 0, 1, 1, 900, 0, b"ticket", ((2, b"1234"),))
+        begun = await conversations.Conversations(database).begin("alice@R", ticket)
+        there = conversations.Conversations(other)
+        for _ in range(5):
+            found = await there.take(begun, 800.0)
+            assert (found.principal, found.ticket.key, found.ticket.addresses) == ("alice@R", b"key", ((2, b"1234"),))
+        for conversation, now in ((begun, 800.0), (begun, 901.0), ("x" * 43, 800.0), ("", 800.0)):
+            with pytest.raises(RequestError) as caught:
+                await there.take(conversation, now)
+            assert caught.value.code == "no-such-conversation"
+        assert await database.run(conversations.drop_expired(10)) == 1

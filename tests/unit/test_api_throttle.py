@@ -1,86 +1,145 @@
 """Failed logins run out, come back with time, and never lock out somebody else for long."""
 
+import asyncio
+
 import pytest
 
+from hipercow_slurm.api import throttle_db
 from hipercow_slurm.api.config import Limits
+from hipercow_slurm.api.database import opened
 from hipercow_slurm.api.problems import ThrottledError
-from hipercow_slurm.api.throttle import Buckets, LoginThrottle, network_of
+from hipercow_slurm.api.throttle import LoginThrottle, full_after_s, network_of
 
 LIMITS = Limits(failures_per_user=3, failure_user_refill_s=60.0, failures_per_address=5, failure_address_refill_s=10.0)
 ALICE, BOB = "alice@R", "bob@R"
 
 
-def fail(throttle, principal, address, now):
-    throttle.charge(principal, address, now)
+class Clock:
+    now = 0.0
+
+    def __call__(self):
+        return self.now
 
 
-def test_user_is_stopped_after_the_burst_and_told_when_to_come_back():
-    throttle = LoginThrottle(LIMITS)
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+@pytest.fixture
+async def database(tmp_path):
+    async with opened(str(tmp_path / "api.sqlite")) as database:
+        yield database
+
+
+@pytest.fixture
+def throttle(database, clock):
+    return LoginThrottle(LIMITS, database, clock=clock)
+
+
+async def attempt(throttle, principal, address, outcome="failed"):
+    await throttle.settle(await throttle.charge(principal, address), outcome)
+
+
+async def test_user_is_stopped_after_the_burst_and_told_when_to_come_back(throttle, clock):
     for _ in range(3):
-        fail(throttle, ALICE, "192.0.2.1", 0.0)
+        await attempt(throttle, ALICE, "192.0.2.1")
+    clock.now = 10.0
     with pytest.raises(ThrottledError) as caught:
-        throttle.charge(ALICE, "192.0.2.2", 10.0)
+        await throttle.charge(ALICE, "192.0.2.2")
     assert caught.value.code == "too-many-failures"
     assert caught.value.retry_after_s == pytest.approx(50.0)
-    throttle.charge(ALICE, "192.0.2.2", 61.0)
+    clock.now = 61.0
+    await throttle.charge(ALICE, "192.0.2.2")
 
 
-def test_address_is_stopped_whoever_it_tries():
-    throttle = LoginThrottle(LIMITS)
+async def test_address_is_stopped_whoever_it_tries(throttle):
     for number in range(5):
-        fail(throttle, f"user{number}@R", "192.0.2.1", 0.0)
+        await attempt(throttle, f"user{number}@R", "192.0.2.1")
     with pytest.raises(ThrottledError):
-        throttle.charge("another@R", "192.0.2.1", 0.0)
-    throttle.charge("another@R", "192.0.2.9", 0.0)
+        await throttle.charge("another@R", "192.0.2.1")
+    with pytest.raises(ThrottledError):
+        await throttle.charge(None, "192.0.2.1")
+    await throttle.charge("another@R", "192.0.2.9")
 
 
-def test_a_refused_try_costs_nothing():
-    throttle = LoginThrottle(LIMITS)
+async def test_a_refused_try_costs_nothing(throttle):
     for _ in range(3):
-        fail(throttle, ALICE, "192.0.2.1", 0.0)
+        await attempt(throttle, ALICE, "192.0.2.1")
     for _ in range(50):  # alice's bucket is empty: none of these may cost the address its tokens
         with pytest.raises(ThrottledError):
-            throttle.charge(ALICE, "192.0.2.1", 0.0)
-    throttle.charge(BOB, "192.0.2.1", 0.0)
+            await throttle.charge(ALICE, "192.0.2.1")
+    await throttle.charge(BOB, "192.0.2.1")
 
 
-def test_success_fills_the_users_bucket():
-    throttle = LoginThrottle(LIMITS)
+async def test_success_fills_the_users_bucket(throttle):
     for _ in range(2):
-        fail(throttle, ALICE, "192.0.2.1", 0.0)
-    throttle.charge(ALICE, "192.0.2.1", 0.0)
-    throttle.succeeded(ALICE, "192.0.2.1", 0.0)
+        await attempt(throttle, ALICE, "192.0.2.1")
+    await attempt(throttle, ALICE, "192.0.2.1", "succeeded")
     for _ in range(3):
-        fail(throttle, ALICE, "192.0.2.1", 1.0)
+        await attempt(throttle, ALICE, "192.0.2.1")
 
 
-def test_undecided_gives_back():
-    throttle = LoginThrottle(LIMITS)
+async def test_undecided_gives_back(throttle):
     for _ in range(20):
-        throttle.charge(ALICE, "192.0.2.1", 0.0)
-        throttle.undecided(ALICE, "192.0.2.1", 0.0)
-    throttle.charge(ALICE, "192.0.2.1", 0.0)
+        await attempt(throttle, ALICE, "192.0.2.1", "undecided")
+        await attempt(throttle, None, "192.0.2.1", "undecided")
+    await throttle.charge(ALICE, "192.0.2.1")
 
 
-def test_a_stranger_cannot_lock_alice_out_of_where_she_usually_is():
-    throttle = LoginThrottle(LIMITS)
-    throttle.charge(ALICE, "192.0.2.1", 0.0)
-    throttle.succeeded(ALICE, "192.0.2.1", 0.0)
+async def test_a_stranger_cannot_lock_alice_out_of_where_she_usually_is(throttle, clock):
+    await attempt(throttle, ALICE, "192.0.2.1", "succeeded")
     for at in range(400):
+        clock.now = float(at)
         try:
-            throttle.charge(ALICE, f"198.51.100.{at % 250}", float(at))
+            await attempt(throttle, ALICE, f"198.51.100.{at % 250}")
         except ThrottledError:
             pass
+    clock.now = 400.0
     with pytest.raises(ThrottledError):
-        throttle.charge(ALICE, "203.0.113.1", 400.0)
-    throttle.charge(ALICE, "192.0.2.1", 400.0)
+        await throttle.charge(ALICE, "203.0.113.1")
+    await throttle.charge(ALICE, "192.0.2.1")
 
 
-def test_memory_is_bounded():
-    buckets = Buckets(3, 60.0)
-    for number in range(12_000):
-        buckets.take(number, 0.0)
-    assert len(buckets._levels) == 10_000
+async def judged(throttle, right, asked):
+    """One login whose verdict takes a moment."""
+    charge = await throttle.charge(ALICE, "192.0.2.1")
+    asked.append(right)
+    await asyncio.sleep(0.05)
+    await throttle.settle(charge, "succeeded" if right else "failed")
+
+
+async def test_many_right_passwords_at_once_all_pass(throttle):
+    """Would have caught: of 16 correct logins of one user at once, 15 were told to wait a minute."""
+    asked = []
+    await asyncio.gather(*(judged(throttle, True, asked) for _ in range(16)))
+    assert asked == [True] * 16
+
+
+async def test_many_wrong_passwords_at_once_are_as_few_as_one_by_one(throttle):
+    """Would have caught: a guesser who gets more guesses by making them at the same time."""
+    asked = []
+    done = await asyncio.gather(*(judged(throttle, False, asked) for _ in range(16)), return_exceptions=True)
+    assert len(asked) == 3, "the KDC was asked more often than the bucket allows"
+    assert [error.code for error in done if error is not None] == ["too-many-failures"] * 13
+
+
+async def test_what_a_killed_process_never_settled_is_not_waited_for(throttle, clock):
+    for _ in range(3):
+        await throttle.charge(ALICE, "192.0.2.1")
+    clock.now = throttle_db.UNDECIDED_S - 1 + 60.0
+    await attempt(throttle, ALICE, "192.0.2.1")
+    with pytest.raises(ThrottledError):
+        async with asyncio.timeout(5):
+            await throttle.charge(ALICE, "192.0.2.1")
+
+
+async def test_what_is_full_again_is_forgotten(throttle, database, clock):
+    await attempt(throttle, ALICE, "192.0.2.1")
+    await attempt(throttle, BOB, "192.0.2.1", "succeeded")
+    assert await database.run(throttle_db.clean(100.0, full_after_s(LIMITS))) == 0
+    assert await database.run(throttle_db.clean(200.0, full_after_s(LIMITS))) == 3, "two users and one address"
+    assert await database.run(throttle_db.is_known(BOB, "192.0.2.1"))
 
 
 @pytest.mark.parametrize(

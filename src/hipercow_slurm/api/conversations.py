@@ -1,22 +1,22 @@
 """Logins that need one more answer: a password that must be changed first.
 
 Rule 1: a conversation begins only after the old password was right; what is kept of it is the KDC's ticket for
-changing it, in memory, for as long as that ticket is good. Rule 2: the id is a secret (whoever has it may set the
-password), so it travels in bodies only. Rule 3: it belongs to the process that began it; another one, or a restart,
-means to begin again.
+changing it, for as long as that ticket is good. Rule 2: the id is a secret (whoever has it may set the password), so
+it travels in bodies only, and the database keeps its hash and what is sealed under it, as of sessions: any API
+process can go on with it, and a stolen database opens nothing.
 """
 
 from __future__ import annotations
 
-import secrets
-from collections import OrderedDict
-from dataclasses import dataclass, field
+import msgspec
 
+from hipercow_slurm.api import sealing
+from hipercow_slurm.api.database import Act, Database, Transaction
 from hipercow_slurm.errors import CredentialError, RequestError
 from hipercow_slurm.krb5.krbcred import Ticket
 
-_KEPT = 1000
 _TRIES = 5
+_INFO = "conversation"
 
 
 class ConversationError(CredentialError):
@@ -31,44 +31,82 @@ class ConversationError(CredentialError):
         self.conversation = conversation
 
 
-@dataclass(slots=True)
-class Conversation:
+class Conversation(msgspec.Struct, frozen=True):
     """One unfinished login."""
 
     principal: str
-    ticket: Ticket = field(repr=False)
-    tries: int = _TRIES
+    ticket: Ticket
+
+    def __repr__(self) -> str:
+        return f"<Conversation of {self.principal}>"
 
 
 class Conversations:
-    """The unfinished logins of this process; time is an argument, in epoch seconds."""
+    """The unfinished logins of the site; time is an argument, in epoch seconds."""
 
-    def __init__(self) -> None:
-        self._open: OrderedDict[str, Conversation] = OrderedDict()
+    def __init__(self, database: Database) -> None:
+        self._database = database
 
-    def begin(self, principal: str, ticket: Ticket) -> str:
+    async def begin(self, principal: str, ticket: Ticket) -> str:
         """Remember; the id."""
-        made = secrets.token_urlsafe(32)
-        self._open[made] = Conversation(principal, ticket)
-        while len(self._open) > _KEPT:
-            self._open.popitem(last=False)
+        made = sealing.new_token()
+        bits = sealing.token_bits(made)
+        assert bits is not None
+        plain = msgspec.msgpack.encode(Conversation(principal, ticket))
+        sealed = sealing.seal(sealing.derive_key(bits, _INFO), plain, session_id=_INFO, principal="")
+        await self._database.run(_add(sealing.fingerprint(bits), ticket.endtime, sealed))
         return made
 
-    def take(self, conversation: str, now: float) -> Conversation:
+    async def take(self, conversation: str, now: float) -> Conversation:
         """The conversation, with one try less.
 
         Raises:
-            RequestError: ``no-such-conversation`` (404): not known, over, or of another process.
+            RequestError: ``no-such-conversation`` (404): not known, or over.
         """
-        found = self._open.get(conversation)
-        if found is None or found.ticket.endtime <= now or found.tries <= 0:
-            self._open.pop(conversation, None)
+        bits = sealing.token_bits(conversation)
+        sealed = None if bits is None else await self._database.run(_take(sealing.fingerprint(bits), int(now)))
+        if bits is None or sealed is None:
             raise RequestError(
                 "there is no such conversation (any more)", code="no-such-conversation", status=404, hint="log in again"
             )
-        found.tries -= 1
-        return found
+        plain = sealing.unseal(sealing.derive_key(bits, _INFO), sealed, session_id=_INFO, principal="")
+        return msgspec.msgpack.decode(plain, type=Conversation)
 
-    def end(self, conversation: str) -> None:
+    async def end(self, conversation: str) -> None:
         """The login is through."""
-        self._open.pop(conversation, None)
+        bits = sealing.token_bits(conversation)
+        if bits is not None:
+            await self._database.run(_end(sealing.fingerprint(bits)))
+
+
+def drop_expired(now: int) -> Act[int]:
+    """Forget what nobody can go on with; how many."""
+    return lambda transaction: transaction.change("DELETE FROM conversation WHERE expires_at <= $1 OR tries <= 0", now)
+
+
+def _add(id_hash: bytes, expires_at: int, sealed: bytes) -> Act[int]:
+    return lambda transaction: transaction.change(
+        "INSERT INTO conversation (id_hash, tries, expires_at, sealed) VALUES ($1, $2, $3, $4)"
+        " ON CONFLICT (id_hash) DO NOTHING",
+        id_hash,
+        _TRIES,
+        expires_at,
+        sealed,
+    )
+
+
+def _take(id_hash: bytes, now: int) -> Act[bytes | None]:
+    async def act(transaction: Transaction) -> bytes | None:
+        taken = await transaction.change(
+            "UPDATE conversation SET tries = tries - 1 WHERE id_hash = $1 AND tries > 0 AND expires_at > $2",
+            id_hash,
+            now,
+        )
+        rows = await transaction.rows("SELECT sealed FROM conversation WHERE id_hash = $1", id_hash) if taken else []
+        return bytes(rows[0][0]) if rows else None
+
+    return act
+
+
+def _end(id_hash: bytes) -> Act[int]:
+    return lambda transaction: transaction.change("DELETE FROM conversation WHERE id_hash = $1", id_hash)

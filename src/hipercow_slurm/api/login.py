@@ -24,6 +24,7 @@ from hipercow_slurm import log
 from hipercow_slurm.api import negotiate, passwords, schemas
 from hipercow_slurm.api.config import Config, with_realm
 from hipercow_slurm.api.conversations import ConversationError, Conversations
+from hipercow_slurm.api.database import Database
 from hipercow_slurm.api.desk import Armor, Desk
 from hipercow_slurm.api.metrics import ApiMetrics
 from hipercow_slurm.api.opening import Opener
@@ -31,6 +32,7 @@ from hipercow_slurm.api.password import checked, password_of, wipe
 from hipercow_slurm.api.problems import ThrottledError, not_logged_in
 from hipercow_slurm.api.sessions import Session, Sessions
 from hipercow_slurm.api.throttle import LoginThrottle
+from hipercow_slurm.api.throttle_db import Outcome
 from hipercow_slurm.errors import AccessError, CredentialError, Error, RequestError
 from hipercow_slurm.krb5 import ccfile, krbcred, prove
 from hipercow_slurm.values import KrbCred
@@ -46,17 +48,19 @@ _BASIC_CHARS = 2048
 class Logins:
     """Judges what people prove themselves with, and opens sessions."""
 
-    def __init__(self, conf: Config, opener: Opener, sessions: Sessions, counted: ApiMetrics) -> None:
+    def __init__(
+        self, conf: Config, database: Database, opener: Opener, sessions: Sessions, counted: ApiMetrics
+    ) -> None:
         self._conf = conf
         self._opener = opener
         self._sessions = sessions
         self._counted = counted
         self._service = with_realm(conf.api.service, conf.api.realm)
-        self._throttle = LoginThrottle(conf.limits)
+        self._throttle = LoginThrottle(conf.limits, database)
         self._desk = Desk(conf.limits)
         armor = Armor(self._service, conf.api.keytab) if conf.api.fast != "off" else None
         self._passwords = passwords.Passwords(conf.api, self._service, armor)
-        self._conversations = Conversations()
+        self._conversations = Conversations(database)
         self._basic_key = secrets.token_bytes(32)
         self._basic: OrderedDict[bytes, tuple[float, Session]] = OrderedDict()
         self._basic_locks: WeakValueDictionary[bytes, asyncio.Lock] = WeakValueDictionary()
@@ -165,14 +169,14 @@ class Logins:
         password = password_of(request.new_password, _PASSWORD_BYTES)
         wipe(body)
         try:
-            found = self._conversations.take(request.conversation, time.time())
+            found = await self._conversations.take(request.conversation, time.time())
             kept = bytearray(password)
             async with self._refusing(address, way="conversation"):
                 await self._desk.ask(lambda: self._passwords.change(found.ticket, kept), turned_away=lambda: wipe(kept))
         except BaseException:
             wipe(password)
             raise
-        self._conversations.end(request.conversation)
+        await self._conversations.end(request.conversation)
         log.get().info("password.changed", principal=found.principal, address=address)
         username = found.principal.rpartition("@")[0]
         _, created = await self._by_password(username, password, address, way="conversation")
@@ -227,23 +231,26 @@ class Logins:
     @asynccontextmanager
     async def _refusing(self, address: str, *, way: str) -> AsyncIterator[None]:
         """A refusal of what is tried in the block is logged, and costs the address a token if it was the client's."""
-        self._throttle.charge_address(address, time.monotonic())
+        charge = await self._throttle.charge(None, address)
+        outcome: Outcome = "undecided"
         try:
             yield
         except Error as error:
-            if not isinstance(error, CredentialError | AccessError):
-                self._throttle.excuse_address(address, time.monotonic())
+            if isinstance(error, CredentialError | AccessError):
+                outcome = "failed"
             self._refused(error, address, way=way)
             raise
-        self._throttle.excuse_address(address, time.monotonic())
+        finally:
+            await self._throttle.settle(charge, outcome)
 
     async def _judged(self, principal: str, password: bytearray, address: str, answers: Sequence[bytearray]) -> KrbCred:
         """The KDC's verdict, with the throttle charged before and settled after."""
         try:
-            self._throttle.charge(principal, address, time.monotonic())
-        except ThrottledError:
+            charge = await self._throttle.charge(principal, address)
+        except BaseException:
             wipe(password, *answers)
             raise
+        outcome: Outcome = "undecided"
         try:
             verdict = await self._desk.ask(
                 lambda: self._passwords.check(principal, password, answers),
@@ -251,13 +258,15 @@ class Logins:
             )
             if isinstance(verdict, KrbCred) and verdict.client != principal:
                 raise AccessError(f"the KDC answered for another principal than {principal}", code="kdc-not-genuine")
-        except BaseException as error:
-            if not (isinstance(error, Error) and error.code in _GUESSES):
-                self._throttle.undecided(principal, address, time.monotonic())
+            outcome = "succeeded"
+        except Error as error:
+            if error.code in _GUESSES:
+                outcome = "failed"
             raise
-        self._throttle.succeeded(principal, address, time.monotonic())
+        finally:
+            await self._throttle.settle(charge, outcome)
         if isinstance(verdict, passwords.MustChange):
-            conversation = self._conversations.begin(principal, verdict.ticket)
+            conversation = await self._conversations.begin(principal, verdict.ticket)
             raise ConversationError(verdict.why, code=verdict.code, conversation=conversation)
         return verdict
 

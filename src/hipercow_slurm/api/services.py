@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 from hipercow_slurm import log
-from hipercow_slurm.api import sessions_db, submissions_db
+from hipercow_slurm.api import conversations, sessions_db, submissions_db, throttle, throttle_db
 from hipercow_slurm.api.accounts import Accounts
 from hipercow_slurm.api.cluster import Cluster
 from hipercow_slurm.api.config import Config, with_realm
@@ -74,7 +74,7 @@ async def running(conf: Config, counted: ApiMetrics) -> AsyncIterator[Services]:
         servers = [(row.host, row.port, with_realm(row.principal, realm)) for row in conf.cache.servers]
         tickets = Tickets(AuksClient(servers, limits=_CACHE_LIMITS))
         sessions = Sessions(database, session_max_s=conf.api.session_max_s)
-        logins = Logins(conf, Opener(accounts, tickets, sessions, counted), sessions, counted)
+        logins = Logins(conf, database, Opener(accounts, tickets, sessions, counted), sessions, counted)
         outputs = Outputs(conf.files)
         signer = SignerClient(conf.signer.socket, with_realm(conf.signer.service, realm))
         tokens = SlurmTokens(signer)
@@ -90,7 +90,7 @@ async def running(conf: Config, counted: ApiMetrics) -> AsyncIterator[Services]:
                 actions = JobActions(conf.jobs, jobs, slurm, scontrol, tokens, history)
                 followers = Followers(conf.limits.followers, jobs, outputs, sessions)
                 sessions.welcome = actions.release_waiting
-                background = [asyncio.create_task(work) for work in (sessions.run(), _clean(database))]
+                background = [asyncio.create_task(work) for work in (sessions.run(), _clean(database, conf))]
                 try:
                     yield Services(
                         conf,
@@ -116,13 +116,15 @@ async def running(conf: Config, counted: ApiMetrics) -> AsyncIterator[Services]:
             outputs.close()
 
 
-async def _clean(database: Database) -> None:
+async def _clean(database: Database, conf: Config) -> None:
     """Forget what is over: at start, and every ten minutes."""
     while True:
         now = int(time.time())
         with contextlib.suppress(UnavailableError):
             sessions = await database.run(sessions_db.drop_expired(now))
             submissions = await database.run(submissions_db.drop_old(now - _SUBMISSIONS_KEPT_S))
+            await database.run(conversations.drop_expired(now))
+            await database.run(throttle_db.clean(now, throttle.full_after_s(conf.limits)))
             if sessions or submissions:
                 log.get().info("database.cleaned", sessions=sessions, submissions=submissions)
         await asyncio.sleep(_CLEAN_EVERY_S)

@@ -1,117 +1,103 @@
-"""Failed logins cost tokens: a bucket per user and one per address, in memory, refilled with time.
+"""Failed logins cost tokens: a bucket per user and one per address, refilled with time, shared by all processes.
 
 Rule 1: the token is taken before the password is checked and given back when the check did not fail, so parallel
-guesses cannot overrun the bucket. Rule 2: an address from which this user has logged in before has a bucket of its
-own for that user, so a stranger who burns alice's bucket does not lock alice out. Time is an argument.
+guesses cannot overrun the bucket. Rule 2: who finds it empty while verdicts of others are due waits for them: many
+correct logins of one user at once all pass, some at a time, and of many guesses no more are judged than the bucket
+holds. Rule 3: an address from which this user has logged in before has a bucket of its own for that user, so a
+stranger who burns alice's bucket does not lock alice out.
 """
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
-from collections import OrderedDict
-from collections.abc import Hashable
-from dataclasses import dataclass, field
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
 
+from hipercow_slurm.api import throttle_db
 from hipercow_slurm.api.config import Limits
+from hipercow_slurm.api.database import Database
 from hipercow_slurm.api.problems import ThrottledError
+from hipercow_slurm.api.throttle_db import Outcome, Rule
 
-_KEPT = 10_000  # buckets and known pairs; the oldest are forgotten first
+_WAIT_S = 20.0  # for others' verdicts
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.02, 0.25
 
 
-@dataclass
-class Buckets:
-    """Token buckets by key: ``burst`` at once, then one more every ``refill_s`` seconds."""
+@dataclass(frozen=True, slots=True)
+class Charge:
+    """One try's tokens; ``LoginThrottle.settle`` ends it."""
 
-    burst: int
-    refill_s: float
-    _levels: OrderedDict[Hashable, tuple[float, float]] = field(default_factory=OrderedDict)
-
-    def take(self, key: Hashable, now: float) -> float:
-        """Take one token; 0 on success, else the seconds until there is one."""
-        level = self._level(key, now)
-        if level < 1:
-            return (1 - level) * self.refill_s
-        self._keep(key, level - 1, now)
-        return 0.0
-
-    def give_back(self, key: Hashable, now: float) -> None:
-        self._keep(key, self._level(key, now) + 1, now)
-
-    def fill(self, key: Hashable) -> None:
-        self._levels.pop(key, None)
-
-    def _level(self, key: Hashable, now: float) -> float:
-        level, at = self._levels.get(key, (float(self.burst), now))
-        return min(float(self.burst), level + (now - at) / self.refill_s)
-
-    def _keep(self, key: Hashable, level: float, now: float) -> None:
-        self._levels.pop(key, None)
-        if level < self.burst:
-            self._levels[key] = (level, now)
-        while len(self._levels) > _KEPT:
-            self._levels.popitem(last=False)
+    rules: tuple[Rule, ...]
+    principal: str | None
+    network: str
 
 
 class LoginThrottle:
-    """Decides whether a login may be tried now; ``charge``, then exactly one of ``failed/succeeded/undecided``."""
+    """Decides whether a login may be tried now."""
 
-    def __init__(self, limits: Limits) -> None:
-        self._users = Buckets(limits.failures_per_user, limits.failure_user_refill_s)
-        self._addresses = Buckets(limits.failures_per_address, limits.failure_address_refill_s)
-        self._known: OrderedDict[tuple[str, str], None] = OrderedDict()
+    def __init__(self, limits: Limits, database: Database, *, clock: Callable[[], float] = time.time) -> None:
+        self._limits = limits
+        self._database = database
+        self._clock = clock
+        self._waiting = 0
 
-    def charge(self, principal: str, address: str, now: float) -> None:
-        """Take a token from both buckets.
-
-        Raises:
-            ThrottledError: one of them is empty (code ``too-many-failures``); nothing was taken.
-        """
-        user, network = self._keys(principal, address)
-        wait = self._addresses.take(network, now)
-        if not wait:
-            wait = self._users.take(user, now)
-            if not wait:
-                return
-            self._addresses.give_back(network, now)
-        raise ThrottledError(
-            "too many failed logins", code="too-many-failures", retry_after_s=wait, hint="wait, then try again"
-        )
-
-    def charge_address(self, address: str, now: float) -> None:
-        """Take a token from the address's bucket alone, where the user is not known yet.
+    async def charge(self, principal: str | None, address: str) -> Charge:
+        """Take a token of the address, and of the user where it is known who that is.
 
         Raises:
-            ThrottledError: it is empty (code ``too-many-failures``).
+            ThrottledError: ``too-many-failures``: one bucket is empty, nothing was taken; ``too-many-logins``: too many
+                wait already. UnavailableError: ``database-failed``.
         """
-        wait = self._addresses.take(network_of(address), now)
-        if wait:
-            raise ThrottledError(
-                "too many failed logins", code="too-many-failures", retry_after_s=wait, hint="wait, then try again"
+        network = network_of(address)
+        rules = [Rule(f"net {network}", self._limits.failures_per_address, self._limits.failure_address_refill_s)]
+        if principal is not None:
+            known = await self._database.run(throttle_db.is_known(principal, network), durable=False)
+            name = f"user {principal} at {network}" if known else f"user {principal}"
+            rules.append(Rule(name, self._limits.failures_per_user, self._limits.failure_user_refill_s))
+        await self._take(rules)
+        return Charge(tuple(rules), principal, network)
+
+    async def settle(self, charge: Charge, outcome: Outcome) -> None:
+        """The verdict: the password was wrong, or right, or it was not judged (KDC down, say)."""
+        now, user = self._clock(), charge.principal is not None
+        fill = charge.rules[-1] if user else None
+        await self._database.run(throttle_db.settle(charge.rules, outcome, now, fill=fill), durable=False)
+        if charge.principal is not None and outcome == "succeeded":
+            self._database.tell(
+                throttle_db.know(charge.principal, charge.network, now), "a place a user logged in from"
             )
 
-    def excuse_address(self, address: str, now: float) -> None:
-        """It was no failed login: the token comes back."""
-        self._addresses.give_back(network_of(address), now)
+    async def _take(self, rules: list[Rule]) -> None:
+        end, pause = time.monotonic() + _WAIT_S, _FIRST_PAUSE_S
+        while True:
+            taken = await self._database.run(throttle_db.take(rules, self._clock()), durable=False)
+            if not taken.wait_s:
+                return
+            if not taken.undecided or time.monotonic() > end:
+                raise ThrottledError(
+                    "too many failed logins",
+                    code="too-many-failures",
+                    retry_after_s=taken.wait_s,
+                    hint="wait, then try again",
+                )
+            if self._waiting >= self._limits.login_queue:
+                raise ThrottledError("too many logins at this moment", code="too-many-logins", retry_after_s=2)
+            self._waiting += 1
+            try:
+                await asyncio.sleep(pause)
+            finally:
+                self._waiting -= 1
+            pause = min(1.5 * pause, _LONGEST_PAUSE_S)
 
-    def undecided(self, principal: str, address: str, now: float) -> None:
-        """The password was not judged (KDC down, say): the tokens come back."""
-        user, network = self._keys(principal, address)
-        self._users.give_back(user, now)
-        self._addresses.give_back(network, now)
 
-    def succeeded(self, principal: str, address: str, now: float) -> None:
-        """The password was right: the user's bucket is full again, and the address is one of the user's."""
-        user, network = self._keys(principal, address)
-        self._users.fill(user)
-        self._addresses.give_back(network, now)
-        self._known[principal, network] = None
-        self._known.move_to_end((principal, network))
-        while len(self._known) > _KEPT:
-            self._known.popitem(last=False)
-
-    def _keys(self, principal: str, address: str) -> tuple[Hashable, str]:
-        network = network_of(address)
-        return ((principal, network) if (principal, network) in self._known else principal), network
+def full_after_s(limits: Limits) -> float:
+    """A bucket that nobody touched for this long is full."""
+    return max(
+        limits.failures_per_user * limits.failure_user_refill_s,
+        limits.failures_per_address * limits.failure_address_refill_s,
+    )
 
 
 def network_of(address: str) -> str:
