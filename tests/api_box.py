@@ -141,6 +141,8 @@ class ApiBox:
         values = {"dir": self.dir, "port": self.port, "cache_port": self.cache_port, "metrics_port": self.metrics_port}
         for name, text in (("api", API_TOML), ("signer", SIGNER_TOML), ("auksd", AUKSD_TOML)):
             (self.dir / f"{name}.toml").write_text(text.format(**values))
+        several = API_TOML.replace("[api]\n", "[api]\nprocesses = 2\n")
+        (self.dir / "api-several.toml").write_text(several.format(**{**values, "metrics_port": self.metrics_port + 1}))
         values |= {"port": self.other_port, "metrics_port": 0}
         (self.dir / "api-2.toml").write_text(API_TOML.format(**values))
         self.slurm.__enter__()
@@ -159,7 +161,9 @@ class ApiBox:
         with (self.dir / f"{name}.log").open("ab") as out:
             process = subprocess.Popen(self.command(name), env={**os.environ, **self.realm.env}, stdout=out, stderr=out)
         self._running[name] = process
-        ports = {"api": ("127.0.0.1", self.port), "api-2": ("127.0.0.1", self.other_port)}
+        ports = dict.fromkeys(("api", "api-several"), ("127.0.0.1", self.port)) | {
+            "api-2": ("127.0.0.1", self.other_port)
+        }
         probe = {**ports, "auksd": ("127.0.0.1", self.cache_port)}.get(name)
         end = time.monotonic() + 20
         while time.monotonic() < end:

@@ -30,7 +30,9 @@ class Api(Table, frozen=True):
     Attributes:
         listen: ``address:port``; an IPv6 address stands in brackets.
         certificate, key: PEM files for TLS; the API never listens without TLS.
-        database: SQLite file for sessions and submissions, made with mode 0600.
+        processes: how many API processes share the address (for more than one CPU core); all use the one database.
+        database: where sessions and submissions are: a SQLite file, made with mode 0600, or ``postgresql://...``, which
+            API hosts can share.
         realm: the one realm whose passwords we check.
         keytab, service: proof that the KDC is the real one (verify_init_creds); both must be readable at start.
         minimum_uid: accounts below it cannot log in.
@@ -45,6 +47,7 @@ class Api(Table, frozen=True):
     realm: str
     service: str
     listen: str = "127.0.0.1:8443"
+    processes: Annotated[int, msgspec.Meta(ge=1, le=64)] = 1
     database: str = "/var/lib/hipercow-slurm/api/api.sqlite"
     keytab: str = "/etc/hipercow-slurm/api.keytab"
     minimum_uid: int = 1000
@@ -222,6 +225,15 @@ class Config(Table, frozen=True):
     hipercow: Hipercow = msgspec.field(default_factory=Hipercow)
     limits: Limits = msgspec.field(default_factory=Limits)
 
+    def metrics_of(self, worker: int) -> Settings:
+        """Where this one of several processes shows its numbers: each has a port of its own, one after the other."""
+        place = self.metrics.address()
+        if place is None or not place[1] or not worker:
+            return self.metrics
+        host, port = place
+        listen = f"[{host}]:{port + worker}" if ":" in host else f"{host}:{port + worker}"
+        return msgspec.structs.replace(self.metrics, listen=listen)
+
 
 def load(path: Path) -> Config:
     """Read and check ``api.toml``.
@@ -239,7 +251,9 @@ def load(path: Path) -> Config:
             if not value.startswith("/") or "/.." in value:
                 raise ConfigError(f"{path}: [[files]] {key} {value!r} is not an absolute path")
     _check_paths(path, conf)
-    address(conf.api.listen)
+    _, port = address(conf.api.listen)
+    if conf.api.processes > 1 and not port:
+        raise ConfigError(f"{path}: [api] listen must name its port where processes is more than 1")
     return conf
 
 

@@ -9,20 +9,25 @@ import signal
 from pathlib import Path
 
 from hipercow_slurm import daemon, log, metrics
-from hipercow_slurm.api import app, config, server, services
+from hipercow_slurm.api import app, config, processes, server, services
 from hipercow_slurm.api.metrics import ApiMetrics
 from hipercow_slurm.errors import ConfigError
 
 _PR_SET_DUMPABLE = 4
 
 
-async def serve(config_path: Path, stop: asyncio.Event) -> None:
-    """Run the API of this configuration until ``stop`` is set.
+async def serve(config_path: Path, stop: asyncio.Event, worker: str | None = None) -> None:
+    """Run the API of this configuration until ``stop`` is set; ``worker`` is this process's place among several.
 
     Raises:
         ConfigError: something in the configuration cannot work; nothing was served.
     """
     conf = config.load(config_path)
+    place = None if worker is None else processes.Place(worker)
+    if place is None and conf.api.processes > 1:
+        server.tls_context(conf.api.certificate, conf.api.key)
+        await processes.supervise(config_path, conf, stop)
+        return
     if os.geteuid() == 0:
         log.get().warning("api.is-root", hint="run it as a user of its own; it needs no privilege")
     hide_memory()
@@ -37,14 +42,16 @@ async def serve(config_path: Path, stop: asyncio.Event) -> None:
         async def count() -> None:
             counted.sessions.set(parts.sessions.opened)
 
-        listener = metrics.Listener(conf.metrics, shown, parts.health.checks, before_scrape=count)
+        listener = metrics.Listener(
+            conf.metrics_of(place.number if place else 0), shown, parts.health.checks, before_scrape=count
+        )
         await listener.start()
         try:
             serving = asyncio.create_task(server.serve(app.make(parts), conf, tls, stop, started))
             starting = asyncio.create_task(started.wait())
             await asyncio.wait({serving, starting}, return_when=asyncio.FIRST_COMPLETED)
             if started.is_set():
-                daemon.ready()
+                (place or daemon).ready()
             starting.cancel()
             await serving
         finally:

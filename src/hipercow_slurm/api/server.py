@@ -56,7 +56,7 @@ async def serve(app: ASGIApp, conf: Config, tls: ssl.SSLContext, stop: asyncio.E
     with contextlib.suppress(ValueError, OSError):  # one descriptor per connection; the soft limit is often 1024
         _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    listening = listen(conf.api.listen)
+    listening = listen(conf.api.listen, shared=conf.api.processes > 1)
     settings = uvicorn.Config(
         app,
         http=protocol(conf.limits),
@@ -118,8 +118,24 @@ def reload_tls(tls: ssl.SSLContext, conf: Config) -> None:
         log.get().info("api.certificate-reloaded", certificate=conf.api.certificate)
 
 
-def listen(where: str) -> socket.socket:
-    """A listening socket.
+def listen(where: str, *, shared: bool = False) -> socket.socket:
+    """A listening socket; ``shared``: with other processes of ours.
+
+    Raises:
+        ConfigError: as ``bound``.
+    """
+    sock = bound(where, shared=shared)
+    try:
+        sock.listen(_BACKLOG)
+    except OSError as error:
+        sock.close()
+        raise ConfigError(f"cannot listen on {where}: {error.strerror or error}") from error
+    sock.setblocking(False)
+    return sock
+
+
+def bound(where: str, *, shared: bool = False) -> socket.socket:
+    """A socket that has this address.
 
     Raises:
         ConfigError: the address is taken, not ours, or not an address.
@@ -129,12 +145,12 @@ def listen(where: str) -> socket.socket:
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if shared:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         sock.bind((host, port))
-        sock.listen(_BACKLOG)
     except OSError as error:
         sock.close()
         raise ConfigError(f"cannot listen on {where}: {error.strerror or error}") from error
-    sock.setblocking(False)
     return sock
 
 

@@ -19,12 +19,13 @@ CONFIG_DIR = Path("/etc/hipercow-slurm")
     show_default=True,
     help="Configuration file.",
 )
-def api(config_path: Path) -> None:
+@click.option("--worker", metavar="PLACE", hidden=True)
+def api(config_path: Path, worker: str | None) -> None:
     """Run the HTTP API until it is told to stop (TERM)."""
     from hipercow_slurm import daemon
     from hipercow_slurm.api import main
 
-    daemon.run("api", lambda stop: main.serve(config_path, stop))
+    daemon.run("api", lambda stop: main.serve(config_path, stop, worker))
 
 
 @click.command()
