@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -12,14 +13,18 @@ if TYPE_CHECKING:
 
 TICKET_LIFE_S = 60
 RENEW_LIFE_S = 1800
+SLURM = os.environ.get("HIPERCOW_SLURM_TEST_SLURM") or None
 
 
 @pytest.fixture(scope="session")
 def sandbox(request: pytest.FixtureRequest) -> Iterator[Sandbox]:
-    """One sandbox for the whole run: tickets of 60 s, renewable for 30 min."""
+    """One sandbox for the whole run: tickets of 60 s, renewable for 30 min.
+
+    HIPERCOW_SLURM_TEST_SLURM names another Slurm than this machine's (tests/acceptance/test_slurm_versions.py).
+    """
     from hipercow_slurm.testing.sandbox import Sandbox
 
-    with Sandbox(ticket_life=f"{TICKET_LIFE_S}s", renew_life=f"{RENEW_LIFE_S}s") as sb:
+    with Sandbox(ticket_life=f"{TICKET_LIFE_S}s", renew_life=f"{RENEW_LIFE_S}s", slurm=SLURM) as sb:
         failed_before = request.session.testsfailed
         yield sb
         if request.session.testsfailed > failed_before:

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from hipercow_slurm.errors import RequestError
+from hipercow_slurm.testing import slurm_tree
 from hipercow_slurm.testing.sandbox import ALL, Sandbox, layout, supervisor
 
 _NAME = click.option("--name", default="default", show_default=True, help="Which sandbox, if there are several.")
@@ -31,7 +32,8 @@ def sandbox() -> None:
 @click.option("--renew-life", default="7d", show_default=True, help="How long they can be renewed.")
 @click.option("--nodes", default=2, show_default=True, type=click.IntRange(1, 16), help="Compute nodes.")
 @click.option("--programs", default=",".join(ALL), show_default=True, help="Which of ours to start; may be empty.")
-def up(name: str, ticket_life: str, renew_life: str, nodes: int, programs: str) -> None:
+@click.option("--slurm", type=click.Choice([*slurm_tree.RELEASES]), help="Another Slurm than this machine's.")
+def up(name: str, ticket_life: str, renew_life: str, nodes: int, programs: str, slurm: str | None) -> None:
     """Start a sandbox; it stays until `down`."""
     started = time.monotonic()
 
@@ -43,6 +45,7 @@ def up(name: str, ticket_life: str, renew_life: str, nodes: int, programs: str) 
         renew_life=renew_life,
         nodes=[f"c{number}" for number in range(1, nodes + 1)],
         programs=[program for program in programs.split(",") if program],
+        slurm=slurm,
         name=name,
         owned=False,
     ).up(progress)

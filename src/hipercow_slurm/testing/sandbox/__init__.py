@@ -42,6 +42,7 @@ class Sandbox:
         kernel_nodes: names of further compute nodes, each a machine with a Linux kernel of its own (User-Mode
             Linux), Kerberized NFS and CIFS mounts, and the agent; the login node then runs sshd too. Needs the
             packages of tools/apt-packages-acceptance.txt.
+        slurm: the release of Slurm to run, "24.11" or "26.05" (see slurm_tree.py); this machine's own if left out.
         name: for finding it again from another process; a random one if left out.
         owned: False lets it outlive this process (``hipercow-slurm sandbox up``).
 
@@ -58,13 +59,16 @@ class Sandbox:
         nodes: Sequence[str] = NODES,
         programs: Sequence[str] = ALL,
         kernel_nodes: Sequence[str] = (),
+        slurm: str | None = None,
         name: str | None = None,
         owned: bool = True,
     ) -> None:
         unknown = set(programs) - set(ALL)
         if unknown:
             raise RequestError(f"no program {min(unknown)!r}; there are {', '.join(ALL)}")
-        self.options = Options(ticket_life, renew_life, tuple(nodes), tuple(programs), tuple(kernel_nodes))
+        self.options = Options(ticket_life, renew_life, tuple(nodes), tuple(programs), tuple(kernel_nodes), slurm or "")
+        if kernel_nodes and slurm:
+            raise RequestError("nodes with a kernel of their own run this machine's Slurm")
         self.name = name
         self.passwords: dict[str, str] = {}
         self._owned = owned
@@ -107,10 +111,10 @@ class Sandbox:
             progress: called with the name of each thing that became ready.
 
         Raises:
-            ConfigError: not root, or a package is missing.
+            ConfigError: not root, or a package or the wanted Slurm is missing.
             UnavailableError: a service did not start; the message has the end of its log.
         """
-        launch.check_machine(kernel_nodes=bool(self.options.kernel_nodes))
+        launch.check_machine(self.options)
         supervisor.sweep()
         spec = {
             "name": self.name,

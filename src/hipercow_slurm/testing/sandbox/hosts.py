@@ -19,12 +19,14 @@ from pathlib import Path
 
 import hipercow_slurm
 from hipercow_slurm.errors import ConfigError
+from hipercow_slurm.testing import slurm_tree
 from hipercow_slurm.testing.sandbox import layout, namespaces
 from hipercow_slurm.testing.sandbox.layout import Account, Options
 
 IN_MEMORY = Path("/dev/shm")
 _VAR = ("cache", "lib", "log", "spool", "tmp")
 _STICKY = 0o1777
+PLUGIN = "hipercow_slurm.so"
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,9 +183,9 @@ class Program:
     libraries: Path
 
     @property
-    def plugin(self) -> Path:
-        """The SPANK plugin, built in the source tree; it need not exist."""
-        return self.source.parent / "spank" / "hipercow_slurm.so"
+    def spank(self) -> Path:
+        """Where the SPANK plugin's source is; it need not exist, or not be built."""
+        return self.source.parent / "spank"
 
 
 def find_program() -> Program:
@@ -206,7 +208,7 @@ def find_program() -> Program:
     )
 
 
-def make_program(tree: Tree, program: Program) -> None:
+def make_program(tree: Tree, options: Options, program: Program) -> None:
     """A virtual environment of the same code at a path every account can reach, and the commands on PATH.
 
     The repository may lie below a closed folder such as /root: hosts see it only through bind mounts.
@@ -222,8 +224,10 @@ def make_program(tree: Tree, program: Program) -> None:
     (root / "bin" / "python").symlink_to(program.python)
     # Paths named in a .pth file do not get their own .pth files read: an editable install stays out of it.
     (packages / "sandbox.pth").write_text(f"{layout.SOURCE}\n{layout.LIBRARIES}\n")
-    if program.plugin.exists():
-        shutil.copy(program.plugin, root / program.plugin.name)
+    if options.slurm:
+        slurm_tree.find(options.slurm).make_plugin(program.spank, root)
+    elif (program.spank / PLUGIN).exists():
+        shutil.copy(program.spank / PLUGIN, root / PLUGIN)
     for name, command in {
         "hipercow-slurm": "-m hipercow_slurm",
         "hipercow-python": "",
@@ -273,6 +277,9 @@ def _furnish(tree: Tree, host: str, options: Options, program: Program) -> None:
     }
     share, share_at = hold(IN_MEMORY / "share"), options.share_at(host)
     local_bin, munge, log = hold(tree.program / "local-bin"), hold(tree.munge), hold(tree.log)
+    other_slurm = {}
+    if options.slurm and host in options.slurm_hosts:
+        other_slurm = {target: hold(source) for source, target in slurm_tree.find(options.slurm).mounts()}
 
     namespaces.tmpfs("/dev/shm", "1777")
     namespaces.tmpfs("/run", "0755")
@@ -294,3 +301,7 @@ def _furnish(tree: Tree, host: str, options: Options, program: Program) -> None:
         namespaces.bind(log, "/run/node-log")
     elif host in options.slurm_hosts:
         namespaces.bind(munge, "/run/munge")
+    if other_slurm:
+        Path(slurm_tree.MOUNTED).mkdir()
+    for target, source in other_slurm.items():
+        namespaces.bind(source, target, readonly=True)

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from hipercow_slurm.errors import ConfigError, UnavailableError
-from hipercow_slurm.testing import uml
+from hipercow_slurm.testing import slurm_tree, uml
 from hipercow_slurm.testing.sandbox import hosts
+from hipercow_slurm.testing.sandbox.layout import Options
 
 # A program of each package the sandbox needs, for a clear sentence when one is missing.
 _PROGRAMS = {
@@ -42,16 +43,16 @@ _PLUGINS = {
 }
 
 
-def check_machine(*, kernel_nodes: bool = False) -> None:
-    """Whether a sandbox, with or without nodes that have a kernel of their own, can run here.
+def check_machine(options: Options) -> None:
+    """Whether this sandbox can run here.
 
     Raises:
-        ConfigError: not root, or packages are missing (all of them are named).
+        ConfigError: not root, packages are missing (all of them are named), or the Slurm that is asked for.
     """
     if os.geteuid() != 0:
         raise ConfigError("the sandbox needs root: it makes namespaces and accounts of its own", code="not-root")
     path = os.environ.get("PATH", "") + ":/usr/sbin:/sbin:/usr/bin:/bin"
-    needed = _PROGRAMS | (uml.PROGRAMS if kernel_nodes else {})
+    needed = _PROGRAMS | (uml.PROGRAMS if options.kernel_nodes else {})
     missing = {package for name, package in needed.items() if not shutil.which(name, path=path)}
     missing |= {package for name, package in _PLUGINS.items() if not list(Path("/usr/lib").glob(f"*/{name}"))}
     if missing:
@@ -60,6 +61,8 @@ def check_machine(*, kernel_nodes: bool = False) -> None:
             code="package-missing",
             hint="tools/setup.sh installs everything; make demo and make test call it",
         )
+    if options.slurm:
+        slurm_tree.find(options.slurm)
     hosts.find_program()
 
 

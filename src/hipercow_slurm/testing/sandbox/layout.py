@@ -90,6 +90,7 @@ class Options:
         nodes: names of the compute nodes that are namespaces of this machine.
         programs: which of our own programs to start.
         kernel_nodes: names of the compute nodes that are machines of their own (testing/uml).
+        slurm: a release of Slurm out of slurm_tree.RELEASES; empty: this machine's own.
     """
 
     ticket_life: str = "10h"
@@ -97,6 +98,7 @@ class Options:
     nodes: tuple[str, ...] = NODES
     programs: tuple[str, ...] = ("signer", "auksd", "api", "agent")
     kernel_nodes: tuple[str, ...] = ()
+    slurm: str = ""
 
     @classmethod
     def from_json(cls, raw: dict[str, Any]) -> Options:
@@ -107,6 +109,7 @@ class Options:
             tuple(raw["nodes"]),
             tuple(raw["programs"]),
             tuple(raw["kernel_nodes"]),
+            raw["slurm"],
         )
 
     @property

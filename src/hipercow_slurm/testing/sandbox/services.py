@@ -100,7 +100,7 @@ def _slurm(options: Options) -> list[Service]:
             "slurmrestd",
             HEAD,
             layout.SLURMREST.name,
-            ("slurmrestd", "-s", "openapi/v0.0.38", "-a", "rest_auth/jwt", f"unix:{layout.REST_SOCKET}"),
+            ("slurmrestd", "-s", slurm.rest_plugins(options), "-a", "rest_auth/jwt", f"unix:{layout.REST_SOCKET}"),
             Probe("unix", layout.REST_SOCKET),
             needs=("slurmctld",),
             # One arena: replies of some megabytes otherwise leave hundreds of megabytes behind.

@@ -13,7 +13,7 @@ import pwd
 from pathlib import Path
 
 from hipercow_slurm.testing.sandbox import layout
-from hipercow_slurm.testing.sandbox.hosts import Program, Tree
+from hipercow_slurm.testing.sandbox.hosts import PLUGIN, Tree
 from hipercow_slurm.testing.sandbox.layout import Options
 
 MIN_JOB_AGE_S = 300
@@ -60,8 +60,9 @@ InactiveLimit=0
 KillWait=5
 """
 
-# The multiple-slurmd build wants to make cgroup folders even where none of its plugins is used.
+# The multiple-slurmd build of 22.05 wants to make cgroup folders even where none of its plugins is used.
 _CGROUP_CONF = "CgroupPlugin=cgroup/v1\nCgroupAutomount=no\n"
+_NO_CGROUP_CONF = "CgroupPlugin=disabled\n"  # known since 23.11
 
 _NODE = (
     "NodeName={node} NodeHostname={node} NodeAddr={address} Port={port} "
@@ -74,7 +75,12 @@ def port_of(node: str, options: Options) -> int:
     return layout.SLURMD_PORT + options.compute.index(node)
 
 
-def write_config(tree: Tree, options: Options, program: Program) -> None:
+def rest_plugins(options: Options) -> str:
+    """slurmrestd's ``-s``: its default includes slurmdbd's part, which ends it where there is no slurmdbd."""
+    return "openapi/slurmctld" if options.slurm else "openapi/v0.0.38"
+
+
+def write_config(tree: Tree, options: Options) -> None:
     """slurm.conf and its companions on Slurm's hosts, and the folders Slurm and munge write to."""
     common = _COMMON.format(address=options.addresses[layout.HEAD])
     nodes = "".join(
@@ -89,8 +95,8 @@ def write_config(tree: Tree, options: Options, program: Program) -> None:
         (etc / "slurm.conf").write_text(common + _SLURM_CONF + nodes + partition)
         # A resource without a device: enough to be asked for and counted. (A GPU must have a device file.)
         (etc / "gres.conf").write_text("Name=tile Count=2\n")
-        (etc / "cgroup.conf").write_text(_CGROUP_CONF)
-        (etc / "plugstack.conf").write_text(_plugstack(options, program))
+        (etc / "cgroup.conf").write_text(_NO_CGROUP_CONF if options.slurm else _CGROUP_CONF)
+        (etc / "plugstack.conf").write_text(_plugstack(tree, options))
         for part in ("lib/slurm", "log/slurm"):
             _own(tree.var(host) / part, slurm.pw_uid, slurm.pw_gid, 0o755)
     for node in options.compute:
@@ -105,12 +111,12 @@ def write_config(tree: Tree, options: Options, program: Program) -> None:
     _munge(tree, options)
 
 
-def _plugstack(options: Options, program: Program) -> str:
+def _plugstack(tree: Tree, options: Options) -> str:
     """Our plugin with its arguments; nothing where it is not built or where nobody would answer it."""
-    if not program.plugin.exists() or not {"agent", "auksd"} & set(options.programs):
+    if not (tree.program / PLUGIN).exists() or not {"agent", "auksd"} & set(options.programs):
         return ""
     return (
-        f"required {layout.PROGRAM}/{program.plugin.name} socket={layout.AGENT_SOCKET} timeout_ms=5000 "
+        f"required {layout.PROGRAM}/{PLUGIN} socket={layout.AGENT_SOCKET} timeout_ms=5000 "
         f"uploader=/usr/local/bin/hipercow-slurm minimum_uid=1000\n"
     )
 
