@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -59,3 +60,10 @@ def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
         yield Cluster(sandbox)
         if request.session.testsfailed > failed_before:
             print(sandbox.tail_logs())
+
+
+@pytest.fixture(scope="session")
+def debs() -> Path:
+    """The folder with the Debian packages of this tree, built now (two minutes)."""
+    subprocess.run(["make", "-s", "deb"], cwd=Path(__file__).parents[2], check=True, timeout=900)
+    return Path(__file__).parents[2] / "dist"

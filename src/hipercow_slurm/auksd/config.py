@@ -27,7 +27,7 @@ command = ["squeue"]
 grace_s = 86400
 
 [audit]          # one line per decision, hash-chained
-path = "/var/log/hipercow-slurm/auksd.audit"
+path = "/var/log/hipercow-slurm/auksd/audit.log"
 
 [metrics]        # GET /metrics and /health
 listen = "127.0.0.1:9464"

@@ -29,7 +29,7 @@ from hipercow_slurm.testing.sandbox.layout import NODES, Options
 __all__ = ["ALL", "CommandError", "ControlError", "Sandbox", "Service"]
 
 ALL = ("signer", "auksd", "api", "agent")
-START_S, KERNEL_START_S = 60.0, 180.0
+START_S, KERNEL_START_S, INSTALL_S = 60.0, 180.0, 240.0
 
 
 class Sandbox:
@@ -43,6 +43,8 @@ class Sandbox:
             Linux), Kerberized NFS and CIFS mounts, and the agent; the login node then runs sshd too. Needs the
             packages of tools/apt-packages-acceptance.txt.
         slurm: the release of Slurm to run, "24.11" or "26.05" (see slurm_tree.py); this machine's own if left out.
+        packages: folder with the Debian packages (``make deb``) to install on the hosts, whose programs are then run
+            from their units; by default everything runs from the source tree.
         name: for finding it again from another process; a random one if left out.
         owned: False lets it outlive this process (``hipercow-slurm sandbox up``).
 
@@ -60,13 +62,22 @@ class Sandbox:
         programs: Sequence[str] = ALL,
         kernel_nodes: Sequence[str] = (),
         slurm: str | None = None,
+        packages: str | Path | None = None,
         name: str | None = None,
         owned: bool = True,
     ) -> None:
         unknown = set(programs) - set(ALL)
         if unknown:
             raise RequestError(f"no program {min(unknown)!r}; there are {', '.join(ALL)}")
-        self.options = Options(ticket_life, renew_life, tuple(nodes), tuple(programs), tuple(kernel_nodes), slurm or "")
+        self.options = Options(
+            ticket_life,
+            renew_life,
+            tuple(nodes),
+            tuple(programs),
+            tuple(kernel_nodes),
+            slurm or "",
+            str(packages or ""),
+        )
         if kernel_nodes and slurm:
             raise RequestError("nodes with a kernel of their own run this machine's Slurm")
         self.name = name
@@ -139,7 +150,9 @@ class Sandbox:
     def _follow(self, process: subprocess.Popen[bytes], progress: Callable[[str], None]) -> Path:
         """Read progress until the sandbox is up; its folder."""
         root: Path | None = None
-        for event in launch.events(process, START_S + KERNEL_START_S * bool(self.options.kernel_nodes)):
+        more_s = {KERNEL_START_S: self.options.kernel_nodes, INSTALL_S: self.options.packages}
+        patience_s = START_S + sum(seconds for seconds, wanted in more_s.items() if wanted)
+        for event in launch.events(process, patience_s):
             match event:
                 case {"event": "folder", "path": path}:
                     root = Path(path)

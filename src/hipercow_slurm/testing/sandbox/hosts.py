@@ -20,7 +20,7 @@ from pathlib import Path
 import hipercow_slurm
 from hipercow_slurm.errors import ConfigError
 from hipercow_slurm.testing import slurm_tree
-from hipercow_slurm.testing.sandbox import layout, namespaces
+from hipercow_slurm.testing.sandbox import layers, layout, namespaces
 from hipercow_slurm.testing.sandbox.layout import Account, Options
 
 IN_MEMORY = Path("/dev/shm")
@@ -211,6 +211,8 @@ def find_program() -> Program:
 def make_program(tree: Tree, options: Options, program: Program) -> None:
     """A virtual environment of the same code at a path every account can reach, and the commands on PATH.
 
+    Where packages are installed the program itself is theirs; the helpers of tests stay.
+
     The repository may lie below a closed folder such as /root: hosts see it only through bind mounts.
     """
     # The hosts see the source read-only: compiled now, or never.
@@ -234,6 +236,8 @@ def make_program(tree: Tree, options: Options, program: Program) -> None:
         "krbcat": "-m hipercow_slurm.files.nfs4 cat",
         "hipercow-slurm-upload": "-m hipercow_slurm upload",
     }.items():
+        if options.packages and name == "hipercow-slurm":
+            continue
         script = root / "local-bin" / name
         script.write_text(f'#!/bin/sh\nexec {layout.PYTHON} {command} "$@"\n')
         script.chmod(0o755)
@@ -275,12 +279,18 @@ def _furnish(tree: Tree, host: str, options: Options, program: Program) -> None:
         layout.LIBRARIES: hold(program.libraries),
         layout.MACHINE_LOCAL_BIN: hold("/usr/local/bin"),
     }
+    usr, dpkg = (
+        [layers.hold(place, IN_MEMORY / host / name)] if options.packages_on(host) else []
+        for name, place in (("usr", "/usr"), ("dpkg", "/var/lib/dpkg"))
+    )
     share, share_at = hold(IN_MEMORY / "share"), options.share_at(host)
     local_bin, munge, log = hold(tree.program / "local-bin"), hold(tree.munge), hold(tree.log)
     other_slurm = {}
     if options.slurm and host in options.slurm_hosts:
         other_slurm = {target: hold(source) for source, target in slurm_tree.find(options.slurm).mounts()}
 
+    for layer in usr:
+        layer.mount()
     namespaces.tmpfs("/dev/shm", "1777")
     namespaces.tmpfs("/run", "0755")
     if share_at is not None:
@@ -293,6 +303,8 @@ def _furnish(tree: Tree, host: str, options: Options, program: Program) -> None:
     namespaces.bind(local_bin, "/usr/local/bin", readonly=True)
     for target, source in own.items():
         namespaces.bind(source, target)
+    for layer in dpkg:
+        layer.mount()
     for folder in layout.run_folders(host, options):
         Path(folder.path).mkdir()
         shutil.chown(folder.path, folder.owner, folder.group)

@@ -21,6 +21,7 @@ import traceback
 from asyncio import FIRST_COMPLETED
 from collections.abc import Callable, Coroutine
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -32,6 +33,7 @@ from hipercow_slurm.testing.sandbox import (
     layout,
     namespaces,
     ours,
+    packages,
     services,
     slurm,
     sshd,
@@ -60,7 +62,7 @@ def main(root: Path, options: Options, program: Program, supervisor: socket.sock
         os.chdir("/")
         world = _build(root, options, program)
         # Forked here, while this process has no event loop and no threads.
-        steps = {name: _fork(world, name, step) for name, step in {"realm": _realm, "keys": _keys}.items()}
+        steps = {name: _fork(world, name, step) for name, step in _steps(world).items()}
         asyncio.run(_serve(world, steps, supervisor))
         code = 0
     except BaseException as error:
@@ -117,6 +119,7 @@ def _build(root: Path, options: Options, program: Program) -> World:
     hosts.make_share()
     hosts.make_trees(tree, options)
     hosts.make_program(tree, options, program)
+    packages.copy(tree, options)
     fileservers.make_exports(tree)
     fileservers.write_config(tree, options)
     kerberos.write_config(tree, options)
@@ -139,6 +142,19 @@ def _network(options: Options) -> None:
     namespaces.bridge_up(
         sorted(f"{address}/{bits}" for address in own), [node.tap for node in services.machines(options)]
     )
+
+
+def _steps(world: World) -> dict[str, Callable[[World], None]]:
+    """The preparation steps; with packages their installation on each host, which on the head makes the keys."""
+    installed = [host for host in world.options.hosts if world.options.packages_on(host)]
+    if not installed:
+        return {"realm": _realm, "keys": _keys}
+    return {"realm": _realm, **{packages.step_of(host): partial(_packages, host) for host in installed}}
+
+
+def _packages(host: str, world: World) -> None:
+    packages.install(host, world.options, on_host(world.hosts[host]))
+    packages.configure(host, world.tree, world.options)
 
 
 def _realm(world: World) -> None:

@@ -91,6 +91,7 @@ class Options:
         programs: which of our own programs to start.
         kernel_nodes: names of the compute nodes that are machines of their own (testing/uml).
         slurm: a release of Slurm out of slurm_tree.RELEASES; empty: this machine's own.
+        packages: folder with the Debian packages to install and run; "" runs the source tree.
     """
 
     ticket_life: str = "10h"
@@ -99,6 +100,7 @@ class Options:
     programs: tuple[str, ...] = ("signer", "auksd", "api", "agent")
     kernel_nodes: tuple[str, ...] = ()
     slurm: str = ""
+    packages: str = ""
 
     @classmethod
     def from_json(cls, raw: dict[str, Any]) -> Options:
@@ -110,6 +112,7 @@ class Options:
             tuple(raw["programs"]),
             tuple(raw["kernel_nodes"]),
             raw["slurm"],
+            raw["packages"],
         )
 
     @property
@@ -146,6 +149,14 @@ class Options:
     def share_at(self, host: str) -> str | None:
         """Where ``host`` has the project share; None: it does not."""
         return SHARE_ON_LAPTOP if host == LAPTOP else SHARE_ON_NODES if host in (*self.slurm_hosts, FILES) else None
+
+    def packages_on(self, host: str) -> tuple[str, ...]:
+        """The Debian packages that a host gets; none in a sandbox that runs the source tree."""
+        if not self.packages or host == FILES:
+            return ()
+        common, spank = "hipercow-slurm", "hipercow-slurm-spank"
+        more: dict[str, tuple[str, ...]] = {HEAD: ("hipercow-slurm-head",), LOGIN: (spank,), LAPTOP: ()}
+        return (common, *more.get(host, (spank, "hipercow-slurm-node")))
 
     def passwd(self, host: str) -> tuple[Account, ...]:
         """The accounts the sandbox adds on ``host``: the laptop knows nobody of the cluster."""

@@ -126,7 +126,9 @@ ca = "{layout.CONFIG}/ca.pem"
 
 
 def write_config(tree: Tree, options: Options) -> None:
-    """The TOML files of our programs, and the folders of their state."""
+    """The TOML files of our programs, and the folders of their state; packages bring their own."""
+    if options.packages:
+        return
     head = tree.host(HEAD)
     auksd = _AUKSD.format(address=options.addresses[layout.CACHE])
     _write(tree.etc(HEAD) / "hipercow-slurm", {"api": _API, "signer": _SIGNER, "auksd": auksd})

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from hipercow_slurm.testing import uml
-from hipercow_slurm.testing.sandbox import fileservers, layout, ours, slurm, sshd
+from hipercow_slurm.testing.sandbox import fileservers, layout, ours, packages, slurm, sshd
 from hipercow_slurm.testing.sandbox.layout import FILES, HEAD, Options
 
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -54,7 +54,13 @@ class Service:
 
 def table(options: Options) -> tuple[Service, ...]:
     """Every service of a sandbox, in the order a person would read them."""
-    return (*_infrastructure(), *_slurm(options), *_fileservers(), *_ours(options), *_machines(options))
+    services = (*_infrastructure(), *_slurm(options), *_fileservers(), *_ours(options), *_machines(options))
+    return tuple(
+        replace(service, needs=(*service.needs, packages.step_of(service.host)))
+        if options.packages_on(service.host)
+        else service
+        for service in services
+    )
 
 
 def _tcp(port: int) -> Probe:
@@ -152,8 +158,9 @@ def _ours(options: Options) -> list[Service]:
                 Service(
                     f"{program.name}@{host}" if program.on_nodes else program.name,
                     host,
-                    program.user,
-                    (layout.PYTHON, "-m", "hipercow_slurm", program.name, "--config", program.config),
+                    # A unit names its user itself.
+                    "root" if options.packages else program.user,
+                    packages.command(program.name) if options.packages else _from_source(program),
                     Probe("unix", program.socket) if program.socket else _tcp(program.port),
                     needs=program.needs,
                 )
@@ -192,3 +199,7 @@ def machines(options: Options) -> list[uml.Machine]:
         uml.Machine(node, f"{options.addresses[node]}/{layout.NETWORK_BITS}", number)
         for number, node in enumerate(options.kernel_nodes, start=1)
     ]
+
+
+def _from_source(program: ours.OurProgram) -> tuple[str, ...]:
+    return (layout.PYTHON, "-m", "hipercow_slurm", program.name, "--config", program.config)

@@ -12,7 +12,7 @@ import os
 import pwd
 from pathlib import Path
 
-from hipercow_slurm.testing.sandbox import layout
+from hipercow_slurm.testing.sandbox import layout, packages
 from hipercow_slurm.testing.sandbox.hosts import PLUGIN, Tree
 from hipercow_slurm.testing.sandbox.layout import Options
 
@@ -33,7 +33,7 @@ AuthType=auth/munge
 CredType=cred/munge
 AuthInfo=socket={layout.MUNGE_SOCKET}
 AuthAltTypes=auth/jwt
-AuthAltParameters=jwks={JWKS}
+AuthAltParameters=jwks=@JWKS@
 StateSaveLocation=/var/lib/slurm/slurmctld
 SlurmdSpoolDir=/var/spool/slurmd
 SlurmctldPidFile=/run/slurm/slurmctld.pid
@@ -92,7 +92,8 @@ def write_config(tree: Tree, options: Options) -> None:
     for host in options.slurm_hosts:
         etc = tree.etc(host) / "slurm"
         etc.mkdir()
-        (etc / "slurm.conf").write_text(common + _SLURM_CONF + nodes + partition)
+        jwks = packages.JWKS if options.packages else JWKS
+        (etc / "slurm.conf").write_text(common + _SLURM_CONF.replace("@JWKS@", jwks) + nodes + partition)
         # A resource without a device: enough to be asked for and counted. (A GPU must have a device file.)
         (etc / "gres.conf").write_text("Name=tile Count=2\n")
         (etc / "cgroup.conf").write_text(_NO_CGROUP_CONF if options.slurm else _CGROUP_CONF)
@@ -113,6 +114,8 @@ def write_config(tree: Tree, options: Options) -> None:
 
 def _plugstack(tree: Tree, options: Options) -> str:
     """Our plugin with its arguments; nothing where it is not built or where nobody would answer it."""
+    if options.packages:
+        return "include /etc/slurm/plugstack.conf.d/*.conf\n"
     if not (tree.program / PLUGIN).exists() or not {"agent", "auksd"} & set(options.programs):
         return ""
     return (
