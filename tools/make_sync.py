@@ -24,6 +24,8 @@ NAMES = {
     "AsyncRetrying": "Retrying",
     "AsyncLock": "Lock",
     "AsyncCall": "Call",
+    "AsyncPatient": "Patient",
+    "AsyncTail": "Tail",
     "asleep": "sleep",
     "in_thread": "directly",
     "aclose": "close",

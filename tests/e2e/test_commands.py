@@ -21,9 +21,10 @@ def test_submit_waits_and_ends_as_the_job_did(alice: Laptop) -> None:
     """Directives count, the exit status is the job's, and its output is where the script said."""
     done = alice.attempt("submit", "--wait", "-", input=SCRIPT, timeout=60)
     assert done.returncode == 7, done.stderr
-    assert done.stderr.splitlines()[-1].endswith("FAILED"), done.stderr
+    assert "FAILED (status 7)" in done.stderr.splitlines()[-1], done.stderr
+    assert done.stdout == "line 1\nline 2\nline 3\n", "standard output is the job's own"
     assert "#SBATCH" not in done.stderr, "the directives were read; a warning that they are not is wrong"
-    job_id = int(done.stdout.split()[-1])
+    job_id = int(done.stderr.splitlines()[0].removeprefix("Submitted batch job "))
     job = alice.show(job_id)
     assert (job["name"], job["time_limit_min"], job["exit_code"]) == ("from-script", 2, 7), job
     assert job["output"].endswith(f"/from-script-{job_id}.out"), job["output"]

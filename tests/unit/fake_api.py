@@ -62,7 +62,7 @@ class FakeApi:
 
     def __init__(self, certificate: tuple[Path, Path] | None = None, *, port: int = 0) -> None:
         self.reset()
-        app = Starlette(routes=[Route("/{path:path}", self._entry, methods=["GET", "POST", "DELETE"])])
+        app = Starlette(routes=[Route("/{path:path}", self._entry, methods=["GET", "POST", "PUT", "PATCH", "DELETE"])])
         tls = {"ssl_certfile": str(certificate[0]), "ssl_keyfile": str(certificate[1])} if certificate else {}
         config = uvicorn.Config(
             app, host="127.0.0.1", port=port, log_level="critical", lifespan="off", http="h11", **tls
@@ -89,6 +89,8 @@ class FakeApi:
         self.outputs: dict[tuple[int, str], bytes | None] = {}
         self.keys: dict[str, int] = {}
         self.tokens: dict[str, str] = {}
+        self.files: dict[str, bytes] = {}
+        self.page = 10000
 
     def seen(self, method: str, path: str) -> list[tuple[dict[str, str], bytes]]:
         """Headers and body of the requests for one address."""
@@ -125,15 +127,19 @@ class FakeApi:
         if token not in self.tokens:
             return problem(401, "not-authenticated", detail="there is no such session")
         if parts[1] == "sessions":
-            return self._sessions(method, token)
+            return self._sessions(method, token, parts[2:])
         if parts[1] == "ticket":
             times = {"valid_until": SOON, "renewable_until": LATER}
             who = {"principal": "alice@REALM.TEST", "localname": "alice", "uid": 5001}
             return JSONResponse({**who, "session": times, "cache": times})
+        if parts[1] in ("partitions", "cluster", "files"):
+            return self._cluster(request, parts[1], body)
         if (method, path) == ("POST", "/v1/jobs"):
             return self._submit(json.loads(body), request.headers["idempotency-key"])
+        if path == "/v1/jobs:bulk":
+            return self._submit_many(json.loads(body), request.headers["idempotency-key"])
         if path == "/v1/jobs":
-            return JSONResponse({"jobs": list(self.jobs.values())})
+            return self._list(request)
         job = self.jobs.get(int(parts[2]))
         if job is None:
             return problem(404, "no-such-job", detail=f"you have no job {parts[2]}")
@@ -142,7 +148,43 @@ class FakeApi:
         if method == "DELETE":
             job["state"] = "CANCELLED"
             return Response(status_code=204)
+        if method == "POST" and parts[3] in ("hold", "release") and job["state"] != "PENDING":
+            return problem(422, "change-refused", detail="Job is no longer pending execution")
+        if method in ("POST", "PATCH"):
+            job.setdefault("acts", []).append((parts[3:], json.loads(body or b"null")))
         return JSONResponse(job)
+
+    def _list(self, request: Request) -> Response:
+        """Filtered by state, and in pages of ``page`` jobs."""
+        states = {state for state in request.query_params.get("state", "").split(",") if state}
+        after = int(request.query_params.get("cursor", 0))
+        fitting = [
+            job for job in self.jobs.values() if job["job_id"] > after and (not states or job["state"] in states)
+        ]
+        rows = fitting[: self.page]
+        return JSONResponse(
+            {"jobs": rows, "next_cursor": str(rows[-1]["job_id"]) if len(fitting) > len(rows) else None}
+        )
+
+    def _cluster(self, request: Request, what: str, body: bytes) -> Response:
+        if what == "partitions":
+            rows = [{"name": name, "state": "UP", "total_cpus": 8} for name in ("debug", "long")]
+            return JSONResponse({"partitions": rows})
+        if what == "cluster":
+            return JSONResponse({"limits": {"bulk_jobs": 2}})
+        path = request.query_params["path"]
+        if request.method == "PUT":
+            self.files[path] = body
+            return JSONResponse({"path": path, "size": len(body)})
+        inside = [name for name in self.files if name.startswith(path.rstrip("/") + "/")]
+        if inside:
+            rows = [{"name": name.rpartition("/")[2], "type": "file", "size": len(self.files[name])} for name in inside]
+            return JSONResponse(
+                {"path": path, "entries": [{**row, "mode": "0640", "modified_at": SOON} for row in rows]}
+            )
+        if path not in self.files:
+            return problem(404, "no-such-file", detail=f"there is no {path}")
+        return self._part(self.files[path], request, {})
 
     def _login(self, asked: dict[str, str]) -> Response:
         if asked["password"] != PASSWORD:
@@ -153,9 +195,9 @@ class FakeApi:
         answer |= {"localname": asked["username"], "uid": 5001, "expires_at": LATER}
         return JSONResponse({**answer, "ticket": {"valid_until": SOON, "renewable_until": LATER}}, 201)
 
-    def _sessions(self, method: str, token: str) -> Response:
+    def _sessions(self, method: str, token: str, which: list[str]) -> Response:
         if method == "DELETE":
-            del self.tokens[token]
+            del self.tokens[token if which == ["current"] else which[0]]
             return Response(status_code=204)
         rows = [{"session_id": t, "created_at": SOON, "expires_at": LATER, "current": t == token} for t in self.tokens]
         return JSONResponse({"sessions": [{**row, "address": "127.0.0.1"} for row in rows]})
@@ -166,6 +208,18 @@ class FakeApi:
         job = self.jobs[self.keys[key]]
         return JSONResponse(job, 201, {"Location": f"/v1/jobs/{job['job_id']}"})
 
+    def _submit_many(self, asked: dict[str, Any], key: str) -> Response:
+        results: list[dict[str, Any]] = []
+        for index, spec in enumerate(asked["jobs"]):
+            if spec.get("partition") == "nope":
+                refusal = {"code": "job-rejected", "detail": "Invalid partition", "status": 422}
+                results.append({"index": index, "status": 422, "problem": refusal})
+                continue
+            job_id = self.keys.setdefault(f"{key}/{index}", 0) or self.new_job(name=spec.get("name", ""), spec=spec)
+            self.keys[f"{key}/{index}"] = job_id
+            results.append({"index": index, "status": 201, "job_id": job_id, "job": self.jobs[job_id]})
+        return JSONResponse({"results": results})
+
     def _output(self, job: dict[str, Any], request: Request) -> Response:
         data = self.outputs.get((job["job_id"], request.query_params["stream"]))
         headers = {"X-Job-State": job["state"]}
@@ -173,7 +227,10 @@ class FakeApi:
             refusal = problem(404, "no-output-yet", detail="nothing yet")
             refusal.headers.update(headers)
             return refusal
-        start = int(request.headers["range"].removeprefix("bytes=").removesuffix("-"))
+        return self._part(data, request, headers)
+
+    def _part(self, data: bytes, request: Request, headers: dict[str, str]) -> Response:
+        start = int(request.headers["range"].removeprefix("bytes=").partition("-")[0])
         if start >= len(data):
             return Response(status_code=416, headers={**headers, "Content-Range": f"bytes */{len(data)}"})
         headers["Content-Range"] = f"bytes {start}-{len(data) - 1}/{len(data)}"

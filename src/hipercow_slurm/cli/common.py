@@ -7,6 +7,7 @@ Rule 2: only the base install is imported here, and rich only where a table is d
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -27,16 +28,11 @@ F = TypeVar("F", bound=Callable[..., Any])
 # Blank-line separated paragraphs that click must not wrap begin with this mark.
 EXAMPLES = "\b\nExamples:\n"
 _CLUSTER = "hipercow_slurm.cluster"
-_JSON = "hipercow_slurm.json"
 
 
-def _remember(key: str) -> Callable[[click.Context, click.Parameter, Any], Any]:
-    def keep(ctx: click.Context, param: click.Parameter, value: Any) -> Any:
-        if value:
-            ctx.meta[key] = value
-        return value
-
-    return keep
+def _remember(ctx: click.Context, param: click.Parameter, value: str | None) -> None:
+    if value:
+        ctx.meta[_CLUSTER] = value
 
 
 def _cluster_names(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str | CompletionItem]:
@@ -45,23 +41,27 @@ def _cluster_names(ctx: click.Context, param: click.Parameter, incomplete: str) 
 
 def user_options(command: F) -> F:
     """The options of every command: ``--json`` (parameter ``as_json``) and ``--cluster``."""
-    command = click.option(
-        "--json", "as_json", is_flag=True, callback=_remember(_JSON), is_eager=True, help="Print JSON."
-    )(command)
+    command = click.option("--json", "as_json", is_flag=True, help="Print JSON, also of errors.")(command)
     return click.option(
         "-M",
         "--cluster",
         metavar="NAME",
         expose_value=False,
-        callback=_remember(_CLUSTER),
+        callback=_remember,
         shell_complete=_cluster_names,
         help="Cluster of that name in your configuration.",
     )(command)
 
 
+def named_cluster() -> str | None:
+    """The cluster that was named on the command line."""
+    name: str | None = click.get_current_context().meta.get(_CLUSTER)
+    return name
+
+
 def cluster_name() -> str | None:
     """The cluster that is meant; None: the one without a name."""
-    return profile.chosen(click.get_current_context().meta.get(_CLUSTER))
+    return profile.chosen(named_cluster())
 
 
 def connect(**how: Any) -> Client:
@@ -100,9 +100,26 @@ def print_json(value: Any) -> None:
     click.echo(json.dumps(value, indent=2, ensure_ascii=False))
 
 
+def print_error(error: Error) -> None:
+    """An error and its hint on standard error; as JSON for whoever asked for JSON."""
+    # A look at argv: the error may have come before the options were parsed.
+    if "--json" in sys.argv[1:]:
+        body = {"code": error.code, "message": error.message, "hint": error.hint, "exit_status": error.EXIT}
+        click.echo(json.dumps({"error": body}, ensure_ascii=False), err=True)
+        return
+    click.echo(f"{click.style('error:', fg='red')} {error.message} [{error.code}]", err=True, color=colour())
+    if error.hint:
+        click.echo(f"{click.style('hint:', bold=True)} {error.hint}", err=True, color=colour())
+
+
+def colour() -> bool | None:
+    """What click.echo is told of colours: none where NO_COLOR is set, else those the terminal can show."""
+    return False if os.environ.get("NO_COLOR") else None
+
+
 def warn(text: str) -> None:
     """A line on standard error."""
-    click.echo(f"{click.style('warning:', fg='yellow')} {text}", err=True)
+    click.echo(f"{click.style('warning:', fg='yellow')} {text}", err=True, color=colour())
 
 
 def when(moment: datetime | None, *, now: datetime | None = None) -> str:

@@ -8,22 +8,31 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+from typing import NoReturn
 
 import click
 from click.shell_completion import CompletionItem
 
 from hipercow_slurm import __version__
-from hipercow_slurm.errors import Error
+from hipercow_slurm.errors import Error, InternalError, RequestError
+
+TRACEBACK = "HIPERCOW_SLURM_TRACEBACK"
+INTERRUPTED, BROKEN_PIPE = 130, 141
 
 # name -> (module:attribute, extra that brings its libraries, one-line help)
 COMMANDS: dict[str, tuple[str, str | None, str]] = {
     "login": ("cli.user:login", None, "Log in with your password or your Kerberos ticket."),
     "logout": ("cli.user:logout", None, "End this session."),
-    "submit": ("cli.jobs:submit", None, "Submit a job script."),
+    "submit": ("cli.submit:submit", None, "Submit a job script."),
     "jobs": ("cli.jobs:jobs", None, "List your jobs."),
     "show": ("cli.jobs:show", None, "Show one job."),
     "logs": ("cli.jobs:logs", None, "Print a job's output."),
-    "cancel": ("cli.jobs:cancel", None, "Cancel jobs."),
+    "cancel": ("cli.actions:cancel", None, "Cancel jobs."),
+    "hold": ("cli.actions:hold", None, "Keep waiting jobs from starting."),
+    "release": ("cli.actions:release", None, "Let held jobs go."),
+    "requeue": ("cli.actions:requeue", None, "Put jobs back into the queue."),
+    "cp": ("cli.files:cp", None, "Copy files to the cluster or from it."),
+    "ls": ("cli.files:ls", None, "List a directory on the cluster."),
     "ticket": ("cli.ticket:ticket", None, "Show until when your ticket is good, and for which jobs."),
     "sessions": ("cli.user:sessions", None, "List or end your sessions."),
     "clusters": ("cli.user:clusters", None, "List the clusters you know."),
@@ -74,20 +83,68 @@ class Lazy(click.Group):
             formatter.write_dl(rows)
 
 
-@click.command(cls=Lazy, context_settings={"help_option_names": ["-h", "--help"]})
+EXIT_STATUS = """\b
+Exit status:
+  0 done, 2 the request makes no sense, 3 log in again, 4 not allowed, 5 Slurm
+  refused, 6 or 70 a fault of ours or the server's, 75 try again later, 78 the
+  configuration is wrong, 130 interrupted; submit --wait: the job's own
+
+\b
+Where to begin:
+  hipercow-slurm login --url https://HOST:PORT
+  hipercow-slurm submit --wait --wrap 'echo hello from $(hostname)'
+  hipercow-slurm COMMAND --help      examples for each command
+"""
+
+
+@click.command(cls=Lazy, context_settings={"help_option_names": ["-h", "--help"]}, epilog=EXIT_STATUS)
 @click.version_option(__version__, prog_name="hipercow-slurm")
 def program() -> None:
     """Submit Slurm jobs from anywhere, with a Kerberos ticket that lives as long as the job."""
 
 
 def main() -> None:
-    """Run the program; our own errors become one sentence, a hint and their family's exit code."""
+    """Run the program; an error becomes one sentence, a hint and its family's exit status, never a stack trace."""
     try:
-        program(prog_name="hipercow-slurm", standalone_mode=True)
+        status = program.main(prog_name="hipercow-slurm", standalone_mode=False)
+        sys.stdout.flush()
+        sys.exit(status if isinstance(status, int) else 0)
+    except (click.Abort, KeyboardInterrupt):
+        sys.exit(INTERRUPTED)
+    except BrokenPipeError:
+        # Whoever read our output has seen enough; Python must not try to flush the rest.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(BROKEN_PIPE)
+    except click.ClickException as error:
+        _refuse(error)
     except Error as error:
-        if os.environ.get("HIPERCOW_SLURM_TRACEBACK"):
+        if os.environ.get(TRACEBACK):
             raise
-        click.echo(f"error: {error.message} [{error.code}]", err=True)
-        if error.hint:
-            click.echo(f"hint: {error.hint}", err=True)
+        _print(error)
         sys.exit(error.EXIT)
+    except Exception as error:
+        if os.environ.get(TRACEBACK) or not _for_users(sys.argv[1:]):
+            raise
+        _print(InternalError(f"{type(error).__name__}: {error}", hint=f"report this, with what {TRACEBACK}=1 shows"))
+        sys.exit(InternalError.EXIT)
+
+
+def _refuse(error: click.ClickException) -> NoReturn:
+    """A command line that makes no sense."""
+    if "--json" in sys.argv[1:]:
+        _print(RequestError(error.format_message(), code="usage"))
+    else:
+        error.show()
+    sys.exit(error.exit_code)
+
+
+def _print(error: Error) -> None:
+    from hipercow_slurm.cli.common import print_error
+
+    print_error(error)
+
+
+def _for_users(arguments: list[str]) -> bool:
+    """A command of the base install; an operator's program shows where it failed."""
+    command = next((word for word in arguments if not word.startswith("-")), "")
+    return command in COMMANDS and COMMANDS[command][1] is None

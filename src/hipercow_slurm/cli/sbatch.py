@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+from click.shell_completion import CompletionItem
 
 from hipercow_slurm import sbatch
 
@@ -22,6 +23,12 @@ _METAVARS = {
     "begin_time": "TIME",
     "export": "NAME=VALUE,...",
 }
+
+
+def _complete_partition(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    from hipercow_slurm.cli.completion import partitions
+
+    return partitions(ctx, param, incomplete)
 
 
 class Argument(AnyType):
@@ -57,6 +64,7 @@ def _click(option: sbatch.Option) -> Callable[[F], F]:
         *option.names,
         option.key,
         type=Argument(option.read),
+        shell_complete=_complete_partition if option.key == "partition" else None,
         metavar=_METAVARS.get(option.key),
         multiple=option.key == "export",
         help=option.help,

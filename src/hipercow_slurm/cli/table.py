@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
+import time
+from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from hipercow_slurm.cli.common import clock, when
 from hipercow_slurm.client.models import JobInfo, SessionInfo
 from hipercow_slurm.client.problems import clean
+from hipercow_slurm.errors import UnavailableError
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 HEADINGS = ("JOB", "NAME", "PARTITION", "STATE", "TIME", "NODES", "TICKET", "REASON")
 COLOURS = {
@@ -54,14 +61,20 @@ def print_jobs(jobs: list[JobInfo]) -> None:
 
 
 def _print_for_terminal(rows: list[tuple[str, ...]]) -> None:
-    from rich.cells import cell_len
     from rich.console import Console
+
+    console = Console(highlight=False)
+    console.print(_terminal_table(rows, console.width))
+
+
+def _terminal_table(rows: list[tuple[str, ...]], available: int) -> Table:
+    """The table in colours, cut to so many columns."""
+    from rich.cells import cell_len
     from rich.table import Table
     from rich.text import Text
 
-    console = Console(highlight=False)
     longest = [max(map(cell_len, column)) for column in zip(*rows, strict=True)]
-    widths = fit({h: max(len(h), w) for h, w in zip(HEADINGS, longest, strict=True) if w}, console.width)
+    widths = fit({h: max(len(h), w) for h, w in zip(HEADINGS, longest, strict=True) if w}, available)
     table = Table(box=None, pad_edge=False, padding=(0, GAP, 0, 0), header_style="bold")
     for heading, width in widths.items():
         right = heading in ("JOB", "TIME")
@@ -69,7 +82,7 @@ def _print_for_terminal(rows: list[tuple[str, ...]]) -> None:
     for cells in rows:
         shown = dict(zip(HEADINGS, cells, strict=True))
         table.add_row(*(Text(shown[h], COLOURS.get(shown[h].partition(" ")[0], "")) for h in widths))
-    console.print(table)
+    return table
 
 
 def print_table(headings: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
@@ -107,6 +120,32 @@ def print_clusters(rows: list[dict[str, Any]]) -> None:
         for row in rows
     ]
     print_table(("", "CLUSTER", "URL", "USERNAME", "SESSION"), cells)
+
+
+def watch_jobs(ask: Callable[[], list[JobInfo]], where: str, every_s: float) -> None:
+    """The table on a screen of its own, anew every ``every_s`` seconds, until Ctrl-C; an outage is told, not fatal."""
+    from rich.console import Console, Group
+    from rich.live import Live
+    from rich.text import Text
+
+    console = Console(highlight=False)
+    shown: Any = Text("")
+    with Live(console=console, screen=True, auto_refresh=False) as live, contextlib.suppress(KeyboardInterrupt):
+        while True:
+            now = datetime.now(UTC)
+            try:
+                jobs = ask()
+                # The newest are at the end: where not all fit, those are what one waits for.
+                rows = [row(job, now) for job in jobs[-(max(3, console.height - 4)) :]]
+                hidden = len(jobs) - len(rows)
+                shown = _terminal_table(rows, console.width) if rows else Text("no jobs")
+                state = Text(f"{hidden} older ones are not shown" if hidden else "", "dim")
+            except UnavailableError as error:
+                state = Text(clean(error.message), "red")
+            title = Text(f"{where}  {now.astimezone():%H:%M:%S}  every {every_s:g} s, Ctrl-C ends", "dim")
+            title.truncate(console.width)
+            live.update(Group(title, Text(""), shown, state), refresh=True)
+            time.sleep(every_s)
 
 
 GAP = 2

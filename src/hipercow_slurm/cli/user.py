@@ -12,6 +12,7 @@ from hipercow_slurm.cli.common import (
     ask_password,
     cluster_name,
     connect,
+    named_cluster,
     print_json,
     retrying,
     user_options,
@@ -61,7 +62,8 @@ def login(
     here is a session, good until your Kerberos ticket can no longer be renewed, or until you log out.
     """
     # Not connect(): a login must not be held up by the session it replaces.
-    name = cluster_name() if url is None else _named()
+    # A URL on the command line means that no default is wanted.
+    name = cluster_name() if url is None else named_cluster()
     settings = profile.settings(name, url=url, ca=ca)
     client = Client(
         settings.url,
@@ -85,12 +87,6 @@ def login(
         return
     click.echo(f"logged in at {where} as {session.principal}")
     click.echo(f"your ticket renews itself until {when(session.ticket.renewable_until or session.ticket.valid_until)}")
-
-
-def _named() -> str | None:
-    """The cluster that was named on the command line; a URL there means that no default is wanted."""
-    meta = click.get_current_context().meta
-    return profile.chosen(meta["hipercow_slurm.cluster"]) if "hipercow_slurm.cluster" in meta else None
 
 
 def _has_ticket() -> bool:

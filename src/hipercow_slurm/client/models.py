@@ -243,6 +243,7 @@ class Entry:
     size: int | None
     mode: str | None
     modified_at: datetime | None
+    raw: Json = field(repr=False, compare=False)
 
     @classmethod
     def parse(cls, document: Json) -> Entry:
@@ -253,6 +254,7 @@ class Entry:
             size=optional(document, "size", int),
             mode=optional(document, "mode", str),
             modified_at=moment(document, "modified_at"),
+            raw=document,
         )
 
 

@@ -101,9 +101,16 @@ class AsyncCalls:
     # ---- files and the cluster -------------------------------------------------------------------------------
 
     async def entries(self, path: str) -> list[Entry]:
-        """What is in a directory on the cluster. RequestError: no directory, or not there; AccessError."""
-        document = await self.get("/v1/files", path=path)
-        return [Entry.parse(row) for row in models.objects(document, "entries")]
+        """What is in a directory on the cluster. RequestError "no-such-file", "not-a-directory"; AccessError."""
+        answer = await self._range(f"/v1/files?{urlencode({'path': path})}", 0, PIECE_LIMIT, (416,), last=0)
+        if not _is_json(answer):
+            raise RequestError(f"{path} is not a directory", code="not-a-directory")
+        return [Entry.parse(row) for row in models.objects(answer.document(), "entries")]
+
+    async def is_directory(self, path: str) -> bool:
+        """There is a directory of that name on the cluster; False also for what one may not look at."""
+        answer = await self._range(f"/v1/files?{urlencode({'path': path})}", 0, 1, (403, 404, 416), last=0)
+        return answer.status == 200 and _is_json(answer)
 
     async def read(self, path: str, *, offset: int = 0, limit: int = PIECE_LIMIT) -> Output:
         """Bytes of a file on the cluster from ``offset`` on, at most ``limit``, and its ``size``.
@@ -112,7 +119,7 @@ class AsyncCalls:
             RequestError: "no-such-file", "is-a-directory", "output-elsewhere" (no share of ours), ...
         """
         answer = await self._range(f"/v1/files?{urlencode({'path': path})}", offset, limit, (416,))
-        if answer.headers.get("content-type", "").startswith("application/json"):
+        if answer.status != 416 and _is_json(answer):
             raise RequestError(f"{path} is a directory", code="is-a-directory")
         return _piece(answer, offset, None)
 
@@ -147,9 +154,15 @@ class AsyncCalls:
         ask = Ask("POST", f"/v1/jobs/{job_id}/{action}", safe=safe, body=body)
         return JobInfo.parse((await self._ask(ask)).document())
 
-    async def _range(self, path: str, offset: int, limit: int, accept: tuple[int, ...]) -> Answer:
-        headers = {"Range": f"bytes={offset}-", "Accept": "*/*"}
+    async def _range(
+        self, path: str, offset: int, limit: int, accept: tuple[int, ...], *, last: int | None = None
+    ) -> Answer:
+        headers = {"Range": f"bytes={offset}-{'' if last is None else last}", "Accept": "*/*"}
         return await self._ask(Ask("GET", path, headers=headers, accept=accept, cut=limit))
+
+
+def _is_json(answer: Answer) -> bool:
+    return str(answer.headers.get("content-type", "")).startswith("application/json")
 
 
 def _piece(answer: Answer, offset: int, state: str | None) -> Output:

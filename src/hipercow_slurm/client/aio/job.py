@@ -93,7 +93,6 @@ class AsyncJob:
         stream: str = "stdout",
         *,
         poll_s: float = POLL_S,
-        on_progress: Callable[[JobInfo], object] | None = None,
         on_trouble: Callable[[Error], object] | None = None,
     ) -> AsyncIterator[bytes]:
         """Its output, piece by piece as it grows, until it has ended. RequestError "no-output"."""
@@ -102,7 +101,6 @@ class AsyncJob:
             self.job_id,
             stream=stream,
             poll_s=poll_s,
-            on_progress=on_progress,
             on_trouble=on_trouble,
         )
 

@@ -34,7 +34,7 @@ async def wait(
     Raises:
         UnavailableError: "wait-timeout", or the API was away for too long.
     """
-    patient = _Patient(outage_s, poll_s, on_trouble)
+    patient = AsyncPatient(outage_s, poll_s, on_trouble)
     end = None if timeout_s is None else time.monotonic() + timeout_s
     while True:
         job = await patient.call(lambda: calls.job_info(job_id))
@@ -55,51 +55,58 @@ async def follow(
     offset: int = 0,
     poll_s: float = POLL_S,
     outage_s: float = OUTAGE_S,
-    on_progress: Callable[[JobInfo], object] | None = None,
     on_trouble: Callable[[Error], object] | None = None,
 ) -> AsyncIterator[bytes]:
     """The job's output from ``offset`` on as it grows, until the job has ended and nothing more comes.
 
-    Args:
-        on_progress: told of the job whenever there is nothing new to read.
-
     Raises:
         RequestError: "no-output": the job has ended and there is no file.
     """
-    patient = _Patient(outage_s, poll_s, on_trouble)
+    patient = AsyncPatient(outage_s, poll_s, on_trouble)
+    tail = AsyncTail(calls, job_id, stream, offset)
     ended_at: float | None = None
     while True:
-        piece = await patient.call(lambda at=offset: calls.output_piece(job_id, stream=stream, offset=at))  # type: ignore[misc]
-        if piece.data:
-            offset += len(piece.data)
-            yield piece.data
+        data = await patient.call(tail.more)
+        if data:
+            yield data
             continue
-        if piece.size is not None and piece.size < offset:
-            # Written anew, by a requeued job for instance: what is there now is what there is to read.
-            offset = 0
-            continue
-        state = piece.state
-        if on_progress or state is None:
-            job = await patient.call(lambda: calls.job_info(job_id))
-            state = job.state
-            if on_progress:
-                on_progress(job)
-        if state in ENDED:
+        if (tail.state or (await patient.call(lambda: calls.job_info(job_id))).state) in ENDED:
             ended_at = ended_at or time.monotonic()
             if time.monotonic() - ended_at >= LINGER_S:
-                if piece.size is None:
+                if not tail.there:
                     raise RequestError(f"job {job_id} has ended and left no {stream}", code="no-output", status=404)
                 return
         await asleep(min(poll_s, 1.0) if ended_at else poll_s)
 
 
-class _Patient:
+class AsyncTail:
+    """One stream of a job, read piece by piece; ``state`` is the job's at the last look, if it was told."""
+
+    def __init__(self, calls: AsyncCalls, job_id: int, stream: str, offset: int = 0) -> None:
+        self._calls, self._job_id, self._stream, self._offset = calls, job_id, stream, offset
+        self.state: str | None = None
+        self.there = False
+
+    async def more(self) -> bytes:
+        """What has been written since; nothing if nothing has."""
+        while True:
+            piece = await self._calls.output_piece(self._job_id, stream=self._stream, offset=self._offset)
+            self.state, self.there = piece.state, piece.size is not None
+            if piece.data or piece.size is None or piece.size >= self._offset:
+                self._offset += len(piece.data)
+                return piece.data
+            # Written anew, by a requeued job for instance: what is there now is what there is to read.
+            self._offset = 0
+
+
+class AsyncPatient:
     """Repeats a call that only reads while the API is unavailable, up to ``outage_s`` in a row."""
 
     def __init__(self, outage_s: float, poll_s: float, on_trouble: Callable[[Error], object] | None) -> None:
         self._outage_s, self._poll_s, self._on_trouble = outage_s, poll_s, on_trouble
 
     async def call(self, ask: AsyncCall[T]) -> T:
+        """The call's answer."""
         end = time.monotonic() + self._outage_s
         while True:
             try:

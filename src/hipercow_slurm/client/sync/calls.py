@@ -100,9 +100,16 @@ class Calls:
     # ---- files and the cluster -------------------------------------------------------------------------------
 
     def entries(self, path: str) -> list[Entry]:
-        """What is in a directory on the cluster. RequestError: no directory, or not there; AccessError."""
-        document = self.get("/v1/files", path=path)
-        return [Entry.parse(row) for row in models.objects(document, "entries")]
+        """What is in a directory on the cluster. RequestError "no-such-file", "not-a-directory"; AccessError."""
+        answer = self._range(f"/v1/files?{urlencode({'path': path})}", 0, PIECE_LIMIT, (416,), last=0)
+        if not _is_json(answer):
+            raise RequestError(f"{path} is not a directory", code="not-a-directory")
+        return [Entry.parse(row) for row in models.objects(answer.document(), "entries")]
+
+    def is_directory(self, path: str) -> bool:
+        """There is a directory of that name on the cluster; False also for what one may not look at."""
+        answer = self._range(f"/v1/files?{urlencode({'path': path})}", 0, 1, (403, 404, 416), last=0)
+        return answer.status == 200 and _is_json(answer)
 
     def read(self, path: str, *, offset: int = 0, limit: int = PIECE_LIMIT) -> Output:
         """Bytes of a file on the cluster from ``offset`` on, at most ``limit``, and its ``size``.
@@ -111,7 +118,7 @@ class Calls:
             RequestError: "no-such-file", "is-a-directory", "output-elsewhere" (no share of ours), ...
         """
         answer = self._range(f"/v1/files?{urlencode({'path': path})}", offset, limit, (416,))
-        if answer.headers.get("content-type", "").startswith("application/json"):
+        if answer.status != 416 and _is_json(answer):
             raise RequestError(f"{path} is a directory", code="is-a-directory")
         return _piece(answer, offset, None)
 
@@ -146,9 +153,13 @@ class Calls:
         ask = Ask("POST", f"/v1/jobs/{job_id}/{action}", safe=safe, body=body)
         return JobInfo.parse((self._ask(ask)).document())
 
-    def _range(self, path: str, offset: int, limit: int, accept: tuple[int, ...]) -> Answer:
-        headers = {"Range": f"bytes={offset}-", "Accept": "*/*"}
+    def _range(self, path: str, offset: int, limit: int, accept: tuple[int, ...], *, last: int | None = None) -> Answer:
+        headers = {"Range": f"bytes={offset}-{'' if last is None else last}", "Accept": "*/*"}
         return self._ask(Ask("GET", path, headers=headers, accept=accept, cut=limit))
+
+
+def _is_json(answer: Answer) -> bool:
+    return str(answer.headers.get("content-type", "")).startswith("application/json")
 
 
 def _piece(answer: Answer, offset: int, state: str | None) -> Output:

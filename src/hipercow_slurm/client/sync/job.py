@@ -94,7 +94,6 @@ class Job:
         stream: str = "stdout",
         *,
         poll_s: float = POLL_S,
-        on_progress: Callable[[JobInfo], object] | None = None,
         on_trouble: Callable[[Error], object] | None = None,
     ) -> Iterator[bytes]:
         """Its output, piece by piece as it grows, until it has ended. RequestError "no-output"."""
@@ -103,7 +102,6 @@ class Job:
             self.job_id,
             stream=stream,
             poll_s=poll_s,
-            on_progress=on_progress,
             on_trouble=on_trouble,
         )
 
