@@ -107,9 +107,9 @@ def print_error(error: Error) -> None:
         body = {"code": error.code, "message": error.message, "hint": error.hint, "exit_status": error.EXIT}
         click.echo(json.dumps({"error": body}, ensure_ascii=False), err=True)
         return
-    click.echo(f"{click.style('error:', fg='red')} {error.message} [{error.code}]", err=True, color=colour())
+    _say(click.style("error:", fg="red"), f"{error.message} [{error.code}]")
     if error.hint:
-        click.echo(f"{click.style('hint:', bold=True)} {error.hint}", err=True, color=colour())
+        _say(click.style("hint:", bold=True), error.hint)
 
 
 def colour() -> bool | None:
@@ -119,7 +119,17 @@ def colour() -> bool | None:
 
 def warn(text: str) -> None:
     """A line on standard error."""
-    click.echo(f"{click.style('warning:', fg='yellow')} {text}", err=True, color=colour())
+    _say(click.style("warning:", fg="yellow"), text)
+
+
+def _say(label: str, text: str) -> None:
+    """A sentence on standard error; on a terminal broken between words."""
+    line = f"{label} {text}"
+    if sys.stderr.isatty():
+        import shutil
+
+        line = click.wrap_text(line, shutil.get_terminal_size().columns)
+    click.echo(line, err=True, color=colour())
 
 
 def when(moment: datetime | None, *, now: datetime | None = None) -> str:

@@ -126,7 +126,7 @@ def ls(path: str, as_json: bool) -> None:
     if as_json:
         print_json([one.raw for one in found])
         return
-    from hipercow_slurm.cli.table import print_table
+    from hipercow_slurm.cli.table import Table
 
     rows: list[tuple[str, ...]] = [
         (
@@ -138,7 +138,9 @@ def ls(path: str, as_json: bool) -> None:
         for one in found
     ]
     if rows:
-        print_table(("MODE", "SIZE", "MODIFIED", "NAME"), rows)
+        Table(
+            ("MODE", "SIZE", "MODIFIED", "NAME"), right=("SIZE",), whole=("NAME",), dropped=("MODE", "MODIFIED")
+        ).print(rows)
 
 
 @contextmanager

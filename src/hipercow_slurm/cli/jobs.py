@@ -72,7 +72,7 @@ def jobs(
     elif not found:
         click.echo("no jobs", err=True)
     else:
-        from hipercow_slurm.cli.table import print_jobs
+        from hipercow_slurm.cli.job_table import print_jobs
 
         print_jobs(found)
 
@@ -80,7 +80,7 @@ def jobs(
 def _watch(query: dict[str, str | int], every_s: float, *, as_json: bool) -> None:
     if as_json or not sys.stdout.isatty():
         raise click.UsageError("--watch is for people at a terminal; a program asks again with jobs --json")
-    from hipercow_slurm.cli.table import watch_jobs
+    from hipercow_slurm.cli.job_table import watch_jobs
 
     with connect(on_retry=None, patience_s=0.0) as client:
         watch_jobs(lambda: client.job_infos(**query), client.url, every_s)

@@ -29,6 +29,7 @@ class StatusLine:
     def __init__(self) -> None:
         self._terminal, self._last, self._shown = sys.stderr.isatty(), "", False
         self._job: JobInfo | None = None
+        self._mid_line = False
 
     def job(self, job: JobInfo) -> None:
         """What it does now."""
@@ -51,9 +52,16 @@ class StatusLine:
             click.echo("\r\x1b[K", nl=False, err=True)
             self._shown = False
 
+    def wrote(self, data: bytes) -> None:
+        """Something else was written to the terminal: a line that has not ended yet must not be drawn over."""
+        self._mid_line = self._terminal and sys.stdout.isatty() and not data.endswith(b"\n")
+        self.tick()
+
     def last(self, job: JobInfo) -> None:
         """The job's end stays on the screen."""
         self.hide()
+        if self._mid_line:
+            click.echo(err=True)
         colour = _COLOURS.get(job.state, "red")
         took = f" after {_since(job)}" if job.start_time and job.end_time else ""
         click.echo(f"job {job.job_id} {click.style(job.state, fg=colour)}{_how(job)}{took}", err=True)
@@ -67,6 +75,8 @@ class StatusLine:
         self.tick()
 
     def _draw(self, text: str, colour: str) -> None:
+        if self._mid_line:
+            return
         # One column is left free: a line that fills the last one makes some terminals scroll.
         width = shutil.get_terminal_size().columns - 1
         if len(text) > width:
@@ -140,6 +150,7 @@ def _write_news(tails: dict[str, Tail], line: StatusLine) -> None:
                 line.hide()
                 out.buffer.write(data)
                 out.flush()
+                line.wrote(data)
         except UnavailableError:
             continue  # the next look tells
         except Error as error:

@@ -71,7 +71,9 @@ def submit(
         log = wait_ and not (no_log or parsable or as_json)
         _announce(job, as_json=as_json and not wait_, parsable=parsable, quiet=as_json, err=log)
         for warning in job.warnings:
-            warn(clean(warning))
+            # Slurm warns that a job is held; whoever asked for just that knows.
+            if not (spec.get("hold") and "held state" in warning):
+                warn(clean(warning))
         if wait_:
             ctx.exit(_wait(client, job, as_json=as_json, log=log))
 

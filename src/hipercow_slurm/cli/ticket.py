@@ -32,10 +32,17 @@ def ticket(as_json: bool) -> None:
     else:
         click.echo(f"  jobs     {_validity(found.cache)}")
     if jobs:
-        from hipercow_slurm.cli.table import print_table
+        from hipercow_slurm.cli.table import Table
 
+        table = Table(
+            ("JOB", "NAME", "STATE", "TICKET", "GOOD UNTIL", "JOB'S END"),
+            whole=("JOB", "STATE", "TICKET", "GOOD UNTIL", "JOB'S END"),
+            dropped=("STATE", "NAME", "GOOD UNTIL"),
+            right=("JOB",),
+            colours={"ok": "green", "covered": "green", "TOO": "red", "missing": "red", "expired": "red"},
+        )
         click.echo()
-        print_table(("JOB", "NAME", "STATE", "COVERED"), [_row(job) for job in jobs])
+        table.print([_row(job) for job in jobs])
     if any(job.credential.covers_job is False for job in jobs):
         warn("log in again before a ticket ends: hipercow-slurm login")
 
@@ -48,15 +55,16 @@ def _as_json(job: JobInfo) -> dict[str, Any]:
 def _row(job: JobInfo) -> tuple[str, ...]:
     credential = job.credential
     until = credential.validity.renewable_until or credential.validity.valid_until
-    covered = {True: "to its end", False: "NOT to its end", None: "cannot tell"}[credential.covers_job]
-    if credential.state in ("missing", "expired"):
-        covered = f"no: the ticket is {credential.state}"
-    elif credential.covers_job is not True and until is not None:
-        covered += f": good until {when(until)}"
-    return tuple(clean(cell) for cell in (str(job.job_id), job.name, job.state, covered))
+    ticket = credential.state
+    if ticket in ("ok", "expiring"):
+        ticket = {True: "covered", False: "TOO SHORT", None: "ok"}[credential.covers_job]
+    end = f"{job.end_time.astimezone():%Y-%m-%d %H:%M}" if job.end_time else "not known"
+    cells = (str(job.job_id), job.name, job.state, ticket, f"{until.astimezone():%Y-%m-%d %H:%M}" if until else "", end)
+    return tuple(clean(cell) for cell in cells)
 
 
 def _validity(validity: Validity) -> str:
     if validity.renewable_until is None:
         return f"good until {when(validity.valid_until)}, cannot be renewed"
-    return f"good until {when(validity.valid_until)}, renewed until {when(validity.renewable_until)}"
+    now = f"{validity.valid_until.astimezone():%m-%d %H:%M}" if validity.valid_until else "never"
+    return f"renewed until {when(validity.renewable_until)}; good until {now}"

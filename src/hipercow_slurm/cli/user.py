@@ -21,7 +21,7 @@ from hipercow_slurm.cli.common import (
 )
 from hipercow_slurm.client import profile
 from hipercow_slurm.client.models import Session, SessionInfo
-from hipercow_slurm.client.problems import MustChangeError
+from hipercow_slurm.client.problems import MustChangeError, clean
 from hipercow_slurm.client.sync.client import Client
 from hipercow_slurm.errors import ConfigError, CredentialError, Error, RequestError
 
@@ -235,9 +235,21 @@ def sessions(ended: tuple[str, ...], end_others: bool, as_json: bool) -> None:
     for row in ending:
         click.echo(f"ended session {row.session_id}")
     if not ending:
-        from hipercow_slurm.cli.table import print_sessions
+        from hipercow_slurm.cli.table import Table
 
-        print_sessions(found)
+        rows = [
+            (
+                "*" if one.current else "",
+                clean(one.session_id),
+                clean(one.address),
+                f"{one.created_at.astimezone():%Y-%m-%d %H:%M}" if one.created_at else "",
+                when(one.expires_at),
+            )
+            for one in found
+        ]
+        Table(
+            ("", "SESSION", "FROM", "SINCE", "UNTIL"), whole=("", "SESSION", "UNTIL"), dropped=("SINCE", "FROM")
+        ).print(rows)
 
 
 def _one(rows: list[SessionInfo], beginning: str) -> SessionInfo:
@@ -278,6 +290,16 @@ def clusters(as_json: bool) -> None:
             hint=f"hipercow-slurm login --url https://HOST:PORT, or {profile.config_file()}",
         )
     else:
-        from hipercow_slurm.cli.table import print_clusters
+        from hipercow_slurm.cli.table import Table
 
-        print_clusters(rows)
+        cells = [
+            (
+                "*" if row["current"] else "",
+                str(row["name"] or "(no name)"),
+                clean(str(row["url"] or "")),
+                clean(str(row["username"] or "")),
+                "yes" if row["logged_in"] else "no",
+            )
+            for row in rows
+        ]
+        Table(("", "CLUSTER", "URL", "USERNAME", "SESSION"), whole=("", "CLUSTER", "SESSION")).print(cells)
