@@ -90,6 +90,7 @@ class FakeApi:
         self.keys: dict[str, int] = {}
         self.tokens: dict[str, str] = {}
         self.files: dict[str, bytes] = {}
+        self.queries: list[dict[str, str]] = []
         self.page = 10000
 
     def seen(self, method: str, path: str) -> list[tuple[dict[str, str], bytes]]:
@@ -174,6 +175,7 @@ class FakeApi:
             return JSONResponse({"limits": {"bulk_jobs": 2}})
         path = request.query_params["path"]
         if request.method == "PUT":
+            self.queries.append(dict(request.query_params))
             self.files[path] = body
             return JSONResponse({"path": path, "size": len(body)})
         inside = [name for name in self.files if name.startswith(path.rstrip("/") + "/")]

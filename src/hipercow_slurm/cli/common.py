@@ -72,7 +72,7 @@ def connect(**how: Any) -> Client:
     """
     from hipercow_slurm.client.sync.client import Client
 
-    return Client(cluster=cluster_name(), **{"on_retry": retrying, "password": _ask_again, **how})
+    return Client(cluster=cluster_name(), **{"on_retry": retrying, "password": _ask_again, "answer": answer, **how})
 
 
 def _ask_again(username: str, url: str) -> str | None:
@@ -87,6 +87,14 @@ def ask_password(username: str, url: str) -> str:
     """Ask on the terminal."""
     password: str = click.prompt(f"Password of {username} at {url}", hide_input=True, err=True)
     return password
+
+
+def answer(text: str, hidden: bool) -> str | None:
+    """The answer to a question of the KDC's, if there is somebody to ask."""
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        return None
+    given: str = click.prompt(text.rstrip(": "), hide_input=hidden, err=True)
+    return given
 
 
 def retrying(error: Error, pause_s: float) -> None:

@@ -9,6 +9,7 @@ import click
 
 from hipercow_slurm.cli.common import (
     EXAMPLES,
+    answer,
     ask_password,
     cluster_name,
     connect,
@@ -71,6 +72,7 @@ def login(
         username=username or settings.username,
         ca=settings.ca,
         keyring=settings.keyring if keyring is None else keyring,
+        answer=answer,
         on_retry=retrying,
     )
     with client:

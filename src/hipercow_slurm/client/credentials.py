@@ -20,6 +20,8 @@ from hipercow_slurm.errors import ConfigError, CredentialError
 
 Password = Callable[[str, str], str | None]
 """Given a username and a URL: the password, or None if there is none to be had."""
+Answer = Callable[[str, bool], str | None]
+"""Given a question of the KDC's, and whether the answer is to be hidden: the answer, or None to give up."""
 
 
 @dataclass(slots=True)
@@ -30,6 +32,7 @@ class Credentials:
         cluster: name in the configuration, None for the one without a name.
         token: the session's secret as it is now.
         password: asked when a session is needed and there is none.
+        answer: asked what the KDC asks beside the password, a one-time code for instance.
         keyring: look for the password in the system's keyring first.
         remember: save new sessions for the next program.
         pinned: a session of another user will not do.
@@ -41,6 +44,7 @@ class Credentials:
     cluster: str | None = None
     token: str | None = field(default=None, repr=False)
     password: Password | None = field(default=None, repr=False)
+    answer: Answer | None = field(default=None, repr=False)
     keyring: bool = False
     remember: bool = True
     pinned: bool = False
@@ -113,6 +117,7 @@ def choose(
     token: str | None,
     username: str | None,
     password: Password | None,
+    answer: Answer | None,
     keyring: bool | None,
     remember: bool,
 ) -> Credentials:
@@ -138,6 +143,7 @@ def choose(
         cluster=name,
         token=token,
         password=password,
+        answer=answer,
         keyring=settings.keyring if keyring is None else keyring,
         remember=remember and token is None,
         pinned=username is not None,

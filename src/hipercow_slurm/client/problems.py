@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from hipercow_slurm.errors import (
     AccessError,
@@ -66,6 +67,21 @@ class MustChangeError(CredentialError):
     conversation = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """One question of the KDC's beside the password, and whether the answer is to be hidden."""
+
+    text: str
+    hidden: bool
+
+
+class AnswersWantedError(CredentialError):
+    """The KDC asks for more than a password, a one-time code for instance; ``prompts``: those not answered yet."""
+
+    CODE = "answers-wanted"
+    prompts: tuple[Prompt, ...] = ()
+
+
 def clean(text: str, *, limit: int = 2000) -> str:
     """``text`` on one line, without control characters, of at most ``limit`` characters."""
     line = "".join(c if c.isprintable() else " " for c in text[: limit * 2])
@@ -105,7 +121,18 @@ def from_document(status: int, document: Mapping[str, object], *, server: str) -
         change = MustChangeError(message, code=code or None, status=status, hint="log in from a terminal, or kpasswd")
         change.conversation = conversation
         return change
+    if status == 409 and code == AnswersWantedError.CODE:
+        wanted = AnswersWantedError(message, status=status, hint="log in from a terminal")
+        wanted.prompts = _prompts(document.get("prompts"))
+        return wanted
     return family(message, code=code or None, hint=clean(str(hint)) if hint else None, status=status)
+
+
+def _prompts(value: object) -> tuple[Prompt, ...]:
+    rows = [row for row in value if isinstance(row, dict)] if isinstance(value, list) else []
+    return tuple(
+        Prompt(clean(str(row.get("text") or "Answer"), limit=200), row.get("hidden") is not False) for row in rows
+    )
 
 
 def _family(status: int, code: str) -> type[Error]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Unpack
 
 from hipercow_slurm.client import local, models
-from hipercow_slurm.client.credentials import Password, choose
+from hipercow_slurm.client.credentials import Answer, Password, choose
 from hipercow_slurm.client.exchange import MAYBE_SUBMITTED, Ask
 from hipercow_slurm.client.models import JobInfo, Session
 from hipercow_slurm.client.options import JobOptions, JobSpec, script_text
@@ -33,6 +33,8 @@ class Client(Calls):
         username: name at the cluster; None: the configuration's, else that of the last login, else one's name here.
         password: called with username and URL when a password is needed; returns None if there is none to be had.
             It may ask a person. A password that was refused is not tried a second time.
+        answer: called with the text of a question that the KDC asks beside the password (a one-time code, a PIN) and
+            whether the answer is to be hidden; returns None to give up.
         keyring: look for the password in the system's keyring first; None: as the configuration says (default: no).
         remember: save new sessions for the next program. Otherwise ``close`` ends one that was begun here.
         ca: PEM file with the only certificate authority to trust; None: the configuration's, else the system's.
@@ -52,6 +54,7 @@ class Client(Calls):
         token: str | None = None,
         username: str | None = None,
         password: Password | None = None,
+        answer: Answer | None = None,
         keyring: bool | None = None,
         remember: bool = True,
         ca: str | None = None,
@@ -66,6 +69,7 @@ class Client(Calls):
             token=token,
             username=username,
             password=password,
+            answer=answer,
             keyring=keyring,
             remember=remember,
         )
@@ -89,7 +93,8 @@ class Client(Calls):
 
         Raises:
             CredentialError: "login-failed", "account-locked", ...
-            MustChangeError: go on with ``change_password``.
+            MustChangeError: go on with ``change_password``. AnswersWantedError: the KDC asks for more than a password,
+                and there is no ``answer`` to ask.
         """
         self.credentials.username = username
         return self._connection.log_in(username, password)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import Any
 
 import tenacity
 
@@ -17,9 +18,11 @@ from hipercow_slurm.client import exchange
 from hipercow_slurm.client.credentials import Credentials
 from hipercow_slurm.client.exchange import Again, Answer, Ask, Patience, httpx
 from hipercow_slurm.client.models import Session
+from hipercow_slurm.client.problems import AnswersWantedError, Prompt
 from hipercow_slurm.client.sync.means import Lock, directly, sleep
 from hipercow_slurm.errors import CredentialError, Error
 
+ROUNDS = 8  # the API takes no more answers
 OnRetry = Callable[[Error, float], object]
 
 
@@ -90,9 +93,20 @@ class Connection:
             return session.token
 
     def log_in(self, username: str, password: str) -> Session:
-        """Begin a session with a password, which is sent once."""
-        body = {"username": username, "password": password}
-        return self.begin(Ask("POST", "/v1/sessions", body=body, safe=False, session=False))
+        """Begin a session with a password, which is sent once, and once more with each round of answers."""
+        body: dict[str, Any] = {"username": username, "password": password}
+        while True:
+            try:
+                return self.begin(Ask("POST", "/v1/sessions", body=body, safe=False, session=False))
+            except AnswersWantedError as error:
+                given = [self._answer(prompt) for prompt in error.prompts]
+                if not given or None in given or ("answers" in body and len(body["answers"]) >= ROUNDS):
+                    raise
+                body["answers"] = [*body.get("answers", ()), *given]
+
+    def _answer(self, prompt: Prompt) -> str | None:
+        answer = self.credentials.answer
+        return None if answer is None else directly(lambda: answer(prompt.text, prompt.hidden))
 
     def begin(self, ask: Ask) -> Session:
         """The session that a way in has led to; used from now on."""
