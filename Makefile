@@ -1,7 +1,7 @@
 # As root on Debian 12, in a new clone: `make demo` shows the whole story, `make test` runs the default suite.
 PYTHON = .venv/bin/python
 
-.PHONY: setup demo test lint bench acceptance slurm-trees wheel deb clean
+.PHONY: setup demo test lint bench acceptance slurm-trees wheel deb docs reference clean
 
 setup:
 	@tools/setup.sh
@@ -41,3 +41,11 @@ wheel: setup
 deb: setup
 	@tools/setup.sh packaging
 	@tools/build-deb.sh
+
+# The pages of docs/reference that are made from the code; `make test` fails where they are not up to date.
+reference: setup
+	@$(PYTHON) tools/reference
+
+docs: setup
+	@$(PYTHON) tools/reference --check
+	@tools/build-docs.sh

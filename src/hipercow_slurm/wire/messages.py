@@ -216,7 +216,7 @@ class PingReply(_Bare):
 
 @dataclass(frozen=True, slots=True)
 class ErrorReply(_Bare):
-    """HandshakeError or failed; the protocol has no room for the reason."""
+    """Refused or failed; the protocol has no room for the reason."""
 
     TYPE: ClassVar[int] = 21
 
