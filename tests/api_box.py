@@ -57,6 +57,8 @@ server = "files.localhost"
 export = "/home"
 [metrics]
 listen = "127.0.0.1:{metrics_port}"
+[audit]
+path = "{dir}/audit/{audit}.audit"
 [limits]
 failed_login_s = 0.3
 login_workers = 2
@@ -127,9 +129,9 @@ class ApiBox:
         for name, service in (("api", "HTTP"), ("signer", "slurm-signer"), ("auksd", "auks")):
             self.realm.add_service(f"{service}/localhost")
             self.realm.keytab(self.dir / f"{name}.keytab", f"{service}/localhost")
-        for folder in ("state", "signer", "keys"):
-            (self.dir / folder).mkdir(mode=0o700)
-        for path in (self.dir / "state", self.dir / "api.keytab", self.certificate.key):
+        for folder in ("state", "audit", "signer", "keys"):
+            (self.dir / folder).mkdir(mode=0o700, exist_ok=True)
+        for path in (self.dir / "state", self.dir / "audit", self.dir / "api.keytab", self.certificate.key):
             os.chown(path, API_UID, API_UID)
         os.chown(self.dir / "signer", 0, API_UID)
         (self.dir / "signer").chmod(0o750)
@@ -139,11 +141,12 @@ class ApiBox:
         (self.dir / "auksd.key").touch(mode=0o600)
         (self.dir / "auksd.key").write_text(secrets.token_hex(32) + "\n")
         values = {"dir": self.dir, "port": self.port, "cache_port": self.cache_port, "metrics_port": self.metrics_port}
+        values["audit"] = "api"
         for name, text in (("api", API_TOML), ("signer", SIGNER_TOML), ("auksd", AUKSD_TOML)):
             (self.dir / f"{name}.toml").write_text(text.format(**values))
         several = API_TOML.replace("[api]\n", "[api]\nprocesses = 2\n")
         (self.dir / "api-several.toml").write_text(several.format(**{**values, "metrics_port": self.metrics_port + 1}))
-        values |= {"port": self.other_port, "metrics_port": 0}
+        values |= {"port": self.other_port, "metrics_port": 0, "audit": "second"}
         (self.dir / "api-2.toml").write_text(API_TOML.format(**values))
         self.slurm.__enter__()
 
@@ -193,6 +196,15 @@ class ApiBox:
     def restart(self, name: str, number: signal.Signals = signal.SIGTERM) -> None:
         self.stop(name, number)
         self.start(name)
+
+    def hang_up(self, name: str) -> None:
+        """HUP, and wait until it was acted on."""
+        told = self.log(name).count("api.certificate-reloaded")
+        os.kill(self.pid(name), signal.SIGHUP)
+        end = time.monotonic() + 20
+        while self.log(name).count("api.certificate-reloaded") == told:
+            assert time.monotonic() < end, self.log(name)
+            time.sleep(0.02)
 
     @contextlib.contextmanager
     def without(self, name: str) -> Iterator[None]:

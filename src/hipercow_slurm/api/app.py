@@ -33,8 +33,9 @@ from hipercow_slurm.api import (
 )
 from hipercow_slurm.api.metrics import ApiMetrics
 from hipercow_slurm.api.services import Services
+from hipercow_slurm.api.trail import tell
 from hipercow_slurm.api.web import Handler, Routes, address_of, header_of
-from hipercow_slurm.errors import Error
+from hipercow_slurm.errors import Error, InternalError
 
 _SEND_S = 60.0  # a client that takes nothing for this long is gone
 _HEADERS = [
@@ -44,6 +45,8 @@ _HEADERS = [
     (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
     (b"referrer-policy", b"no-referrer"),
 ]
+_READING = frozenset({"GET", "HEAD"})
+_NOTED_THERE = frozenset({"/v1/sessions", "/v1/conversations"})  # by the login, which knows more
 
 
 def make(services: Services) -> ASGIApp:
@@ -62,9 +65,26 @@ def _by_method(path: str, methods: dict[str, Handler], services: Services) -> Ro
 
     async def endpoint(request: Request) -> Response:
         handler = methods["GET" if request.method == "HEAD" else request.method]
-        return await handler(services, request)
+        if not services.trail.on or request.method in _READING or path in _NOTED_THERE:
+            return await handler(services, request)
+        return await _noted(f"{request.method} {path}", handler, services, request)
 
     return Route(path, endpoint, methods=list(methods))
+
+
+async def _noted(verb: str, handler: Handler, services: Services, request: Request) -> Response:
+    """What a request changed goes into the audit log before its answer goes out."""
+    peer, failure = address_of(request.scope), None  # type: str, Error | None
+    await services.trail.begin(verb, peer)
+    try:
+        return await handler(services, request)
+    except BaseException as error:
+        failure = error if isinstance(error, Error) else InternalError(type(error).__name__, code="bug")
+        raise
+    finally:
+        who = request.scope.get("hipercow.principal")
+        tell(**{key: str(value)[:40] for key, value in request.path_params.items()})
+        await services.trail.end(verb, failure, who=who, peer=peer)
 
 
 async def _refuse(_: Request, error: Exception) -> Response:

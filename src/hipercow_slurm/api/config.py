@@ -13,6 +13,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from hipercow_slurm import config
+from hipercow_slurm.audit import settings as audit_settings
 from hipercow_slurm.errors import ConfigError
 from hipercow_slurm.metrics import Settings
 
@@ -217,6 +218,7 @@ class Config(Table, frozen=True):
     signer: Signer
     cache: Cache
     metrics: Settings = Settings()
+    audit: audit_settings.Settings = audit_settings.Settings()
     slurm: Slurm = msgspec.field(default_factory=Slurm)
     files: list[Files] = []
     jobs: Jobs = msgspec.field(default_factory=Jobs)

@@ -18,6 +18,7 @@ from hipercow_slurm.api.history import History
 from hipercow_slurm.api.jobs import Jobs, waits_for_ticket
 from hipercow_slurm.api.sessions import Session
 from hipercow_slurm.api.slurm_tokens import SlurmTokens
+from hipercow_slurm.api.trail import tell
 from hipercow_slurm.errors import Error, RequestError
 from hipercow_slurm.slurm.model import JobChange
 from hipercow_slurm.slurm.rest import SlurmRest
@@ -158,4 +159,7 @@ class JobActions:
                         index=index, status=problem.status_code, problem=msgspec.Raw(bytes(problem.body))
                     )
 
-        return schemas.Bulk(results=list(await asyncio.gather(*map(guarded, range(number)))))
+        results = list(await asyncio.gather(*map(guarded, range(number))))
+        jobs = [item.job_id for item in results if item.job_id is not None]
+        tell(job_id=",".join(map(str, jobs))[:1000], refused=sum(item.problem is not None for item in results))
+        return schemas.Bulk(results=results)

@@ -33,6 +33,7 @@ from hipercow_slurm.api.problems import ThrottledError, not_logged_in
 from hipercow_slurm.api.sessions import Session, Sessions
 from hipercow_slurm.api.throttle import LoginThrottle
 from hipercow_slurm.api.throttle_db import Outcome
+from hipercow_slurm.api.trail import Trail
 from hipercow_slurm.errors import AccessError, CredentialError, Error, RequestError
 from hipercow_slurm.krb5 import ccfile, krbcred, prove
 from hipercow_slurm.values import KrbCred
@@ -49,12 +50,13 @@ class Logins:
     """Judges what people prove themselves with, and opens sessions."""
 
     def __init__(
-        self, conf: Config, database: Database, opener: Opener, sessions: Sessions, counted: ApiMetrics
+        self, conf: Config, database: Database, opener: Opener, sessions: Sessions, counted: ApiMetrics, trail: Trail
     ) -> None:
         self._conf = conf
         self._opener = opener
         self._sessions = sessions
         self._counted = counted
+        self._trail = trail
         self._service = with_realm(conf.api.service, conf.api.realm)
         self._throttle = LoginThrottle(conf.limits, database)
         self._desk = Desk(conf.limits)
@@ -178,6 +180,7 @@ class Logins:
             raise
         await self._conversations.end(request.conversation)
         log.get().info("password.changed", principal=found.principal, address=address)
+        await self._trail.note("password", "ok", who=found.principal, peer=address, why="changed")
         username = found.principal.rpartition("@")[0]
         _, created = await self._by_password(username, password, address, way="conversation")
         return created
@@ -206,17 +209,18 @@ class Logins:
             cred = await self._judged(principal, password, address, answers)
             account = await self._opener.admit(cred)
         except Error as error:
-            self._refused(error, address, way=way, principal=principal)
+            await self._refused(error, address, way=way, principal=principal)
             if not isinstance(error, ThrottledError):
                 await asyncio.sleep(started + self._conf.limits.failed_login_s - time.monotonic())
             raise _outward(error) from None
         return await self._opener.open(cred, account, address, way=way, life_s=life_s)
 
-    def _refused(self, error: Error, address: str, *, way: str, principal: str | None = None) -> None:
+    async def _refused(self, error: Error, address: str, *, way: str, principal: str | None = None) -> None:
         self._counted.login(way, error.code)
         log.get().warning(
             "login.refused", way=way, principal=principal, address=address, code=error.code, why=error.message
         )
+        await self._trail.note("login", "refused", who=principal, peer=address, why=f"way={way} {error.code}")
 
     async def _by_ticket(self, cred: KrbCred, address: str, *, way: str) -> schemas.SessionCreated:
         principal_of(cred.client, self._conf.api.realm)
@@ -238,7 +242,7 @@ class Logins:
         except Error as error:
             if isinstance(error, CredentialError | AccessError):
                 outcome = "failed"
-            self._refused(error, address, way=way)
+            await self._refused(error, address, way=way)
             raise
         finally:
             await self._throttle.settle(charge, outcome)

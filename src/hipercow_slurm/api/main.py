@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ctypes
 import os
 import signal
@@ -11,6 +12,7 @@ from pathlib import Path
 from hipercow_slurm import daemon, log, metrics
 from hipercow_slurm.api import app, config, processes, server, services
 from hipercow_slurm.api.metrics import ApiMetrics
+from hipercow_slurm.api.trail import Trail
 from hipercow_slurm.errors import ConfigError
 
 _PR_SET_DUMPABLE = 4
@@ -36,8 +38,16 @@ async def serve(config_path: Path, stop: asyncio.Event, worker: str | None = Non
     shown = metrics.registry("api")
     counted = ApiMetrics(shown)
     tls = server.tls_context(conf.api.certificate, conf.api.key)
-    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, server.reload_tls, tls, conf)
-    async with services.running(conf, counted) as parts:
+    trail = Trail(conf.audit.opened("api", number=place.number if place else 0))
+
+    def reload() -> None:
+        trail.reopen()
+        server.reload_tls(tls, conf)
+
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reload)
+    async with contextlib.AsyncExitStack() as stack:
+        stack.callback(trail.close)
+        parts = await stack.enter_async_context(services.running(conf, counted, trail))
 
         async def count() -> None:
             counted.sessions.set(parts.sessions.opened)

@@ -11,17 +11,21 @@ from hipercow_slurm.api.accounts import Account, Accounts
 from hipercow_slurm.api.metrics import ApiMetrics
 from hipercow_slurm.api.sessions import Session, Sessions
 from hipercow_slurm.api.tickets import Tickets
+from hipercow_slurm.api.trail import Trail
 from hipercow_slurm.values import KrbCred
 
 
 class Opener:
     """Opens sessions."""
 
-    def __init__(self, accounts: Accounts, tickets: Tickets, sessions: Sessions, counted: ApiMetrics) -> None:
+    def __init__(
+        self, accounts: Accounts, tickets: Tickets, sessions: Sessions, counted: ApiMetrics, trail: Trail
+    ) -> None:
         self._accounts = accounts
         self._tickets = tickets
         self._sessions = sessions
         self._counted = counted
+        self._trail = trail
 
     async def admit(self, cred: KrbCred) -> Account:
         """The account of the ticket's owner, with the ticket filed in the cache.
@@ -43,6 +47,7 @@ class Opener:
             way: how the user proved who it is, for the log.
             life_s: the session ends after this time; None: after the configured one.
         """
+        await self._trail.note("login", "ok", who=cred.client, peer=address, uid=account.uid, why=f"way={way}")
         session, token = await self._sessions.create(cred, account, address, life_s=life_s)
         self._counted.login(way, "accepted")
         log.get().info(

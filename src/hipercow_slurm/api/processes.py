@@ -93,7 +93,7 @@ class _Worker:
         """Keep the process running until cancelled, then end it.
 
         Raises:
-            ConfigError: it ended before it ever served.
+            ConfigError: it ended by itself before it ever served.
         """
         try:
             while True:
@@ -123,7 +123,7 @@ class _Worker:
         finally:
             os.close(reading)
         status = await self._process.wait()
-        if not self.started.is_set():
+        if not self.started.is_set() and status >= 0:  # killed, it may do better the next time
             raise ConfigError(f"API process {self._number} ended with {status} before it served")
         log.get().error("api.worker-died", number=self._number, status=status)
 

@@ -28,6 +28,7 @@ from hipercow_slurm.api.sessions import Sessions
 from hipercow_slurm.api.slurm_tokens import SlurmTokens
 from hipercow_slurm.api.submitting import Submitter
 from hipercow_slurm.api.tickets import Tickets
+from hipercow_slurm.api.trail import Trail
 from hipercow_slurm.client.auks import AuksClient, Limits
 from hipercow_slurm.errors import UnavailableError
 from hipercow_slurm.krb5 import keytab
@@ -57,10 +58,11 @@ class Services:
     cluster: Cluster
     health: HealthCheck
     metrics: ApiMetrics
+    trail: Trail
 
 
 @contextlib.asynccontextmanager
-async def running(conf: Config, counted: ApiMetrics) -> AsyncIterator[Services]:
+async def running(conf: Config, counted: ApiMetrics, trail: Trail) -> AsyncIterator[Services]:
     """All services with their background work, until the block ends.
 
     Raises:
@@ -74,7 +76,7 @@ async def running(conf: Config, counted: ApiMetrics) -> AsyncIterator[Services]:
         servers = [(row.host, row.port, with_realm(row.principal, realm)) for row in conf.cache.servers]
         tickets = Tickets(AuksClient(servers, limits=_CACHE_LIMITS))
         sessions = Sessions(database, session_max_s=conf.api.session_max_s)
-        logins = Logins(conf, database, Opener(accounts, tickets, sessions, counted), sessions, counted)
+        logins = Logins(conf, database, Opener(accounts, tickets, sessions, counted, trail), sessions, counted, trail)
         outputs = Outputs(conf.files)
         signer = SignerClient(conf.signer.socket, with_realm(conf.signer.service, realm))
         tokens = SlurmTokens(signer)
@@ -104,6 +106,7 @@ async def running(conf: Config, counted: ApiMetrics) -> AsyncIterator[Services]:
                         Cluster(conf, slurm, tokens),
                         HealthCheck(conf, database),
                         counted,
+                        trail,
                     )
                 finally:
                     for task in background:

@@ -38,6 +38,7 @@ from hipercow_slurm.api.sessions import Session, last_good
 from hipercow_slurm.api.slurm_tokens import SlurmTokens
 from hipercow_slurm.api.submissions_db import Submission
 from hipercow_slurm.api.tickets import Tickets
+from hipercow_slurm.api.trail import tell
 from hipercow_slurm.errors import CredentialError, Error, RequestError, SchedulerError, UnavailableError
 from hipercow_slurm.slurm.model import Job, JobSpec, Submitted
 from hipercow_slurm.slurm.rest import SlurmRest
@@ -218,6 +219,7 @@ class Submitter:
             marker=row.marker,
             working_directory=planned.working_directory,
         )
+        tell(job_id=submitted.job_id)
         if row.idempotency_key is None:
             note = submissions_db.record(replace(row, job_id=submitted.job_id))
         else:

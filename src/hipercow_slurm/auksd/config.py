@@ -37,11 +37,12 @@ from __future__ import annotations
 
 import ipaddress
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import msgspec
 
 from hipercow_slurm import config, metrics
+from hipercow_slurm.audit import settings as audit_settings
 from hipercow_slurm.auksconf import conf as auks_conf
 from hipercow_slurm.auksd.agenda import Timing
 from hipercow_slurm.errors import ConfigError
@@ -155,22 +156,6 @@ class Retention(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     grace_s: Annotated[float, msgspec.Meta(gt=0, le=366 * 86400)] | None = None
 
 
-class Audit(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Section ``[audit]``; see ``audit.log.AuditLog``.
-
-    Attributes:
-        path: the log; None: no audit log.
-        key: file with the key that seals its lines; None: a chain without a key.
-        sync: ``each``: nobody is answered before the line is on disk; ``interval``: it is there a second later.
-        required: refuse what cannot be noted.
-    """
-
-    path: str | None = None
-    key: str | None = None
-    sync: Literal["each", "interval"] = "interval"
-    required: bool = True
-
-
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The whole file."""
 
@@ -180,7 +165,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     nodes: Nodes | None = None
     oracle: oracle.Settings = oracle.Settings()
     retention: Retention = Retention()
-    audit: Audit = Audit()
+    audit: audit_settings.Settings = audit_settings.Settings()
     metrics: metrics.Settings = metrics.Settings()
 
 

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from hipercow_slurm import daemon, log, metrics
-from hipercow_slurm.audit import AuditLog, read_key
+from hipercow_slurm.audit import AuditLog
 from hipercow_slurm.auksd import acl, config, from_auks, importing, rules, running
 from hipercow_slurm.auksd.accounts import Accounts
 from hipercow_slurm.auksd.config import Config
@@ -52,7 +52,7 @@ def check(path: Path, *, state: Path | None = None) -> list[str]:
         read_key_file(Path(found.auksd.key_file))
     _check_keytab(found.auksd.keytab)
     running.check_rules(found, allowed)
-    running.check_audit(found)
+    found.audit.check()
     notes = found.notes if isinstance(found, FromAuks) else ()
     return [*_findings(found), *notes, *allowed.warnings]
 
@@ -96,7 +96,7 @@ async def serve(path: Path, stop: asyncio.Event, *, state: Path | None = None) -
     running.log_warnings(allowed)
     running.check_rules(found, allowed)
     _check_keytab(section.keytab)
-    audit = _audit(found)
+    audit = found.audit.opened("auksd")
     try:
         taking = importing.begin(found, first=from_auks.prepare(found) and not is_postgres(section.store))
         keys = read_key_file(Path(section.key_file))
@@ -205,15 +205,6 @@ async def _each(event: asyncio.Event, act: Callable[[], Awaitable[None] | None])
         event.clear()
         if (acting := act()) is not None:
             await acting
-
-
-def _audit(found: Config) -> AuditLog | None:
-    section = found.audit
-    running.check_audit(found)
-    if section.path is None:
-        return None
-    key = read_key(Path(section.key)) if section.key else None
-    return AuditLog(Path(section.path), "auksd", key=key, sync=section.sync, required=section.required)
 
 
 def _findings(found: Config) -> list[str]:

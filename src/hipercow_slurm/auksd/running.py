@@ -24,7 +24,7 @@ from hipercow_slurm.auksd.server import Server
 from hipercow_slurm.auksd.service import Service
 from hipercow_slurm.auksd.vitals import Vitals
 from hipercow_slurm.auksd.workers import Workers
-from hipercow_slurm.errors import ConfigError, Error
+from hipercow_slurm.errors import Error
 from hipercow_slurm.metrics import Check
 from hipercow_slurm.store.base import Entry, Store
 
@@ -183,17 +183,3 @@ class Running:
 async def all_entries(store: Store, workers: Workers) -> list[Entry]:
     """``store.entries()``, off the event loop: 100 000 of them take a third of a second."""
     return await workers.run(lambda: [sealed.entry for sealed in store.dump()])
-
-
-def check_audit(found: Config) -> None:
-    """Refuse a key file for the audit log that cannot be read.
-
-    Raises:
-        ConfigError: as ``audit.read_key``.
-    """
-    from hipercow_slurm.audit import read_key
-
-    if found.audit.key is not None:
-        if found.audit.path is None:
-            raise ConfigError("audit.key is given, but no audit.path")
-        read_key(Path(found.audit.key))

@@ -19,6 +19,8 @@ from hipercow_slurm.values import KrbCred
 
 THREADS = 8  # for what may wait for a KDC
 KEPT = 2048  # service tickets
+RESTART_S = 3.0  # for as long a signer that takes no connections is tried
+AGAIN_S = 0.1
 MARGIN_S = 5  # a ticket this close to its end is not used any more
 
 
@@ -105,10 +107,7 @@ class SignerClient:
 
     async def _exchange(self, ap_req: bytes) -> bytes:
         """One request and its reply; the caller's deadline covers it."""
-        try:
-            reader, writer = await asyncio.open_unix_connection(self._socket, limit=messages.REPLY_LIMIT)
-        except OSError as error:
-            raise self._unreachable(error.strerror or type(error).__name__) from error
+        reader, writer = await self._connect()
         try:
             writer.write(messages.frame(ap_req))
             await writer.drain()
@@ -118,6 +117,17 @@ class SignerClient:
             raise self._unreachable("it hung up") from error
         finally:
             writer.close()
+
+    async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """A connection; a signer that is being restarted, with a new key say, is waited for."""
+        end = time.monotonic() + RESTART_S
+        while True:
+            try:
+                return await asyncio.open_unix_connection(self._socket, limit=messages.REPLY_LIMIT)
+            except OSError as error:
+                if time.monotonic() > end:
+                    raise self._unreachable(error.strerror or type(error).__name__) from error
+            await asyncio.sleep(AGAIN_S)
 
     def _unreachable(self, why: str) -> Error:
         return UnavailableError(f"the signer at {self._socket} cannot be reached: {why}", code="signer-unreachable")

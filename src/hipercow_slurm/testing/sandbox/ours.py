@@ -66,6 +66,10 @@ certificate = "{layout.CONFIG}/api.crt"
 key = "{layout.CONFIG}/api.key"
 realm = "{REALM}"
 service = "HTTP/{fqdn(HEAD)}"
+processes = 2
+
+[audit]
+path = "/var/lib/hipercow-slurm/api/audit.log"
 
 [signer]
 service = "slurm-signer/{fqdn(HEAD)}"
