@@ -55,7 +55,7 @@ def test_what_people_did_is_in_one_chain(box):
         alice.delete("/v1/sessions/current")
     with box.client() as client:
         client.post("/v1/sessions", json={"username": "bob", "password": "not bob's"})
-    found = [line for line in lines(box)[before:]]
+    found = lines(box)[before:]
     told = [(line["verb"], line.get("who"), line["result"]) for line in found]
     alice_ = "alice@REALM.TEST"
     assert told == [
