@@ -29,6 +29,25 @@ def sandbox(request: pytest.FixtureRequest) -> Iterator[Sandbox]:
         yield sb
         if request.session.testsfailed > failed_before:
             print(sb.tail_logs())
+        no_password_anywhere(sb)
+
+
+def no_password_anywhere(sb: Sandbox) -> None:
+    """After all tests of a run: nobody's password is in a log, a database, or in the memory of our programs.
+
+    Of the API's memory nobody can promise it (freed memory is overwritten when it is used again), so there it is said
+    and not asserted; ``tests/kdc/test_api_abuse.py`` bounds it.
+    """
+    import canary
+
+    passwords = list(sb.passwords.values())
+    found = canary.in_files(sb, passwords)
+    assert not found, f"after the run a password is in {found}"
+    for pid, name in canary.processes(sb).items():
+        seen = canary.in_memory(pid, [password.encode() for password in passwords])
+        assert not seen or name == "api", f"after the run a password is in the memory of {name}"
+        if seen:
+            print(f"after the run {len(seen)} passwords are in freed memory of {name}, process {pid}")
 
 
 @pytest.fixture(autouse=True)

@@ -1,7 +1,6 @@
 """Abuse: what nobody honest sends is a clear 4xx at once, and the service goes on for everybody else."""
 
 import base64
-import contextlib
 import json
 import os
 import secrets
@@ -13,6 +12,7 @@ import time
 import pytest
 
 from api_box import ApiBox
+from canary import in_memory
 
 pytestmark = pytest.mark.kdc
 
@@ -278,21 +278,6 @@ def test_slow_clients_do_not_hold_up_the_others(box, alice):
         for tls in slow:
             tls.close()
     assert sorted(took)[len(took) * 95 // 100] < 0.5, max(took)
-
-
-def in_memory(pid, needles):
-    """Which of these are in the process's memory, for root."""
-    found = set()
-    with open(f"/proc/{pid}/maps") as maps, open(f"/proc/{pid}/mem", "rb", 0) as memory:
-        for line in maps:
-            place, mode = line.split()[:2]
-            low, high = (int(end, 16) for end in place.split("-"))
-            if mode.startswith("r") and "[v" not in line:
-                with contextlib.suppress(OSError, OverflowError):
-                    memory.seek(low)
-                    data = memory.read(high - low)
-                    found |= {needle for needle in needles if needle in data}
-    return found
 
 
 def test_passwords_do_not_stay_in_memory(box, alice):
