@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 
 import msgspec
 
@@ -19,8 +20,10 @@ from hipercow_slurm.api.submitting import Made, Submitter
 from hipercow_slurm.api.tickets import Filed, Tickets, credential
 from hipercow_slurm.errors import Error, SchedulerError
 from hipercow_slurm.slurm import outputs
-from hipercow_slurm.slurm.model import Job
+from hipercow_slurm.slurm.model import ENDED, Job, Past
 from hipercow_slurm.slurm.rest import SlurmRest
+
+_SAME_S = 300  # from our asking to slurmctld's taking: its answer had to come within that time
 
 
 class Jobs:
@@ -36,6 +39,8 @@ class Jobs:
         submitter: Submitter,
         history: History,
         partitions: Partitions,
+        *,
+        accounting: bool = False,
     ) -> None:
         self._conf = conf
         self._accounts = accounts
@@ -45,6 +50,7 @@ class Jobs:
         self._submitter = submitter
         self._history = history
         self._partitions = partitions
+        self._accounting = accounting
 
     async def submit(self, session: Session, body: JobBody, idempotency_key: str | None) -> JobAnswer:
         """Make a job (see ``Submitter.submit``) and show it, with warnings if its ticket may not last."""
@@ -85,7 +91,20 @@ class Jobs:
             forgotten = await self._history.of(session, job_id) if error.code == "no-such-job" else None
             if forgotten is None:
                 raise
-            return forgotten
+            return await self._accounted(session, forgotten) if self._accounting else forgotten
+
+    async def _accounted(self, session: Session, job: Job) -> Job:
+        """A job of our record, and how it ended by Slurm's accounting, if our record does not know."""
+        if job.state != UNKNOWN:
+            return job
+        try:
+            found = await self._tokens.call(session, lambda who: self._slurm.past(who, job.job_id))
+        except Error as error:
+            log.get().warning("job.not-accounted", job_id=job.job_id, code=error.code, why=error.message)
+            return job
+        known = with_past(job, found)
+        await self._history.note(session, [known])
+        return known
 
     async def live(self, session: Session, job_id: int) -> Job:
         """One job of the user's that Slurm still knows.
@@ -137,6 +156,29 @@ def waits_for_ticket(job: Job, marker: str) -> bool:
     """Was the job put back and held by its node because there was no ticket for it?"""
     held = job.state == "PENDING" and (job.reason or "").startswith(("JobHeld", "job_requeued_in_held_state"))
     return held and bool(marker) and any(marker in text for text in (job.comment, job.remark, job.reason) if text)
+
+
+def with_past(job: Job, found: Sequence[Past]) -> Job:
+    """A job of our record completed by what accounting has under its id, if that is certainly the same job.
+
+    Accounting shows everybody's jobs and ids are used again, so only one that was submitted when ours was counts. Of an
+    array's tasks no state is the array's.
+    """
+    same = [one for one in found if abs(one.submit_time - (job.submit_time or 0)) <= _SAME_S]
+    if len(same) != 1 or job.array_job_id is not None or same[0].state not in ENDED - {UNKNOWN}:
+        return job
+    past = same[0]
+    return msgspec.structs.replace(
+        job,
+        state=past.state,
+        reason=None,
+        partition=past.partition or job.partition,
+        nodes=past.nodes,
+        node_count=len(past.nodes) or job.node_count,
+        submit_time=past.submit_time,
+        start_time=past.start_time,
+        end_time=past.end_time,
+    )
 
 
 def ends_by(job: Job, now: int) -> int | None:

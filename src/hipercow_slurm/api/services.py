@@ -87,7 +87,17 @@ async def running(conf: Config, counted: ApiMetrics, trail: Trail) -> AsyncItera
                 partitions = Partitions(slurm, tokens)
                 submitter = Submitter(conf, database, slurm, tokens, tickets, partitions)
                 history = History(database)
-                jobs = Jobs(conf.jobs, accounts, slurm, tokens, tickets, submitter, history, partitions)
+                jobs = Jobs(
+                    conf.jobs,
+                    accounts,
+                    slurm,
+                    tokens,
+                    tickets,
+                    submitter,
+                    history,
+                    partitions,
+                    accounting=conf.slurm.accounting,
+                )
                 scontrol = Scontrol(conf.slurm.scontrol, conf.slurm.scontrol_conf)
                 actions = JobActions(conf.jobs, jobs, slurm, scontrol, tokens, history)
                 followers = Followers(conf.limits.followers, jobs, outputs, sessions)

@@ -86,6 +86,17 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     mail_user: str | None = None
 
 
+class Past(msgspec.Struct, frozen=True, kw_only=True):
+    """What Slurm's accounting (slurmdbd) has of a job; the parts of it that can be trusted."""
+
+    state: str
+    partition: str | None
+    nodes: tuple[str, ...]
+    submit_time: int
+    start_time: int | None
+    end_time: int | None
+
+
 class JobChange(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What is to change of a job; ``None`` stays as it is.
 

@@ -21,9 +21,9 @@ from typing import Protocol, Self, TypeVar
 import aiohttp
 
 from hipercow_slurm.errors import ConfigError, Error
-from hipercow_slurm.slurm import answers, v0038
+from hipercow_slurm.slurm import answers, v0038, v0038_past
 from hipercow_slurm.slurm.answers import Answer
-from hipercow_slurm.slurm.model import Job, JobChange, JobSpec, Node, Partition, Submitted
+from hipercow_slurm.slurm.model import Job, JobChange, JobSpec, Node, Partition, Past, Submitted
 
 T = TypeVar("T")
 
@@ -75,7 +75,15 @@ class Adapter(Protocol):
     def read_ping(self, answer: Answer) -> None: ...
 
 
+class PastAdapter(Protocol):
+    """The same for what slurmdbd has, where an adapter for it is written."""
+
+    def past_path(self, job_id: int) -> str: ...
+    def read_past(self, answer: Answer, job_id: int) -> list[Past]: ...
+
+
 ADAPTERS: dict[str, Adapter] = {v0038.VERSION: v0038}
+PAST: dict[str, PastAdapter] = {v0038.VERSION: v0038_past}
 
 
 class SlurmRest:
@@ -98,6 +106,7 @@ class SlurmRest:
             raise ConfigError(f"slurmrestd's API {version!r} is not supported; known: {', '.join(ADAPTERS)}")
         self._socket = socket
         self._adapter = ADAPTERS[version]
+        self._past = PAST.get(version)
         self._timeout_s = timeout_s
         self._connections = connections
         self._session: aiohttp.ClientSession | None = None
@@ -166,6 +175,19 @@ class SlurmRest:
         async def once() -> list[Job]:
             answer = await self._exchange(who, "GET", self._adapter.jobs_path(), LIST_LIMIT)
             return self._adapter.read_jobs(answer, who.localname)
+
+        return await self._twice(once)
+
+    async def past(self, who: Who, job_id: int) -> list[Past]:
+        """What Slurm's accounting has under this id, also of others; empty where we cannot read it in this version."""
+        _possible(job_id)
+        adapter = self._past
+        if adapter is None:
+            return []
+
+        async def once() -> list[Past]:
+            answer = await self._exchange(who, "GET", adapter.past_path(job_id), JOB_LIMIT)
+            return adapter.read_past(answer, job_id)
 
         return await self._twice(once)
 

@@ -45,6 +45,7 @@ class Sandbox:
         slurm: the release of Slurm to run, "24.11" or "26.05" (see slurm_tree.py); this machine's own if left out.
         packages: folder with the Debian packages (``make deb``) to install on the hosts, whose programs are then run
             from their units; by default everything runs from the source tree.
+        accounting: run slurmdbd and MariaDB, too (apt-packages-acceptance.txt); slurmctld forgets jobs soon then.
         name: for finding it again from another process; a random one if left out.
         owned: False lets it outlive this process (``hipercow-slurm sandbox up``).
 
@@ -63,6 +64,7 @@ class Sandbox:
         kernel_nodes: Sequence[str] = (),
         slurm: str | None = None,
         packages: str | Path | None = None,
+        accounting: bool = False,
         name: str | None = None,
         owned: bool = True,
     ) -> None:
@@ -77,6 +79,7 @@ class Sandbox:
             tuple(kernel_nodes),
             slurm or "",
             str(packages or ""),
+            accounting,
         )
         if kernel_nodes and slurm:
             raise RequestError("nodes with a kernel of their own run this machine's Slurm")

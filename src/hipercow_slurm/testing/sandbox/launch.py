@@ -14,7 +14,7 @@ from typing import Any
 
 from hipercow_slurm.errors import ConfigError, UnavailableError
 from hipercow_slurm.testing import slurm_tree, uml
-from hipercow_slurm.testing.sandbox import hosts
+from hipercow_slurm.testing.sandbox import accounting, hosts
 from hipercow_slurm.testing.sandbox.layout import Options
 
 # A program of each package the sandbox needs, for a clear sentence when one is missing.
@@ -52,7 +52,9 @@ def check_machine(options: Options) -> None:
     if os.geteuid() != 0:
         raise ConfigError("the sandbox needs root: it makes namespaces and accounts of its own", code="not-root")
     path = os.environ.get("PATH", "") + ":/usr/sbin:/sbin:/usr/bin:/bin"
-    needed = _PROGRAMS | (uml.PROGRAMS if options.kernel_nodes else {})
+    needed = (
+        _PROGRAMS | (uml.PROGRAMS if options.kernel_nodes else {}) | (accounting.PROGRAMS if options.accounting else {})
+    )
     missing = {package for name, package in needed.items() if not shutil.which(name, path=path)}
     missing |= {package for name, package in _PLUGINS.items() if not list(Path("/usr/lib").glob(f"*/{name}"))}
     if missing:

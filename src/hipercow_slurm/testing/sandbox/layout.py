@@ -92,6 +92,7 @@ class Options:
         kernel_nodes: names of the compute nodes that are machines of their own (testing/uml).
         slurm: a release of Slurm out of slurm_tree.RELEASES; empty: this machine's own.
         packages: folder with the Debian packages to install and run; "" runs the source tree.
+        accounting: with slurmdbd and MariaDB, which remember what slurmctld forgets.
     """
 
     ticket_life: str = "10h"
@@ -101,6 +102,7 @@ class Options:
     kernel_nodes: tuple[str, ...] = ()
     slurm: str = ""
     packages: str = ""
+    accounting: bool = False
 
     @classmethod
     def from_json(cls, raw: dict[str, Any]) -> Options:
@@ -113,6 +115,7 @@ class Options:
             tuple(raw["kernel_nodes"]),
             raw["slurm"],
             raw["packages"],
+            raw["accounting"],
         )
 
     @property

@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from hipercow_slurm.testing.sandbox import hosts, layout, slurm
+from hipercow_slurm.testing.sandbox import accounting, hosts, layout, slurm
 from hipercow_slurm.testing.sandbox.hosts import Tree
 from hipercow_slurm.testing.sandbox.layout import API, AUKSD, HEAD, REALM, SIGNER, Account, Options, fqdn
 
@@ -135,7 +135,11 @@ def write_config(tree: Tree, options: Options) -> None:
         return
     head = tree.host(HEAD)
     auksd = _AUKSD.format(address=options.addresses[layout.CACHE])
-    _write(tree.etc(HEAD) / "hipercow-slurm", {"api": _API, "signer": _SIGNER, "auksd": auksd})
+    api = _API
+    if options.accounting:
+        age = f"min_job_age_s = {slurm.MIN_JOB_AGE_S}"
+        api = api.replace(age, f"accounting = true\nmin_job_age_s = {accounting.MIN_JOB_AGE_S}")
+    _write(tree.etc(HEAD) / "hipercow-slurm", {"api": api, "signer": _SIGNER, "auksd": auksd})
     (tree.etc(HEAD) / "hipercow-slurm/auksd.acl").write_text(_acl(options))
     for account in (API, AUKSD, SIGNER):
         state = head / "var/lib/hipercow-slurm" / account.name.removeprefix("hcs-")

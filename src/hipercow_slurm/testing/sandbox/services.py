@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from hipercow_slurm.testing import uml
-from hipercow_slurm.testing.sandbox import fileservers, layout, ours, packages, slurm, sshd
+from hipercow_slurm.testing.sandbox import accounting, fileservers, layout, ours, packages, slurm, sshd
 from hipercow_slurm.testing.sandbox.layout import FILES, HEAD, Options
 
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -99,8 +99,9 @@ def _slurm(options: Options) -> list[Service]:
             "slurm",
             ("slurmctld", "-D", "-i"),
             _tcp(layout.CTLD_PORT),
-            needs=("munged", "keys"),
+            needs=("munged", "keys", *(("slurmdbd",) if options.accounting else ())),
         ),
+        *(_accounting() if options.accounting else ()),
         *nodes,
         Service(
             "slurmrestd",
@@ -111,6 +112,21 @@ def _slurm(options: Options) -> list[Service]:
             needs=("slurmctld",),
             # One arena: replies of some megabytes otherwise leave hundreds of megabytes behind.
             env={"SLURM_CONF": slurm.REST_CONF, "MALLOC_ARENA_MAX": "1"},
+        ),
+    ]
+
+
+def _accounting() -> list[Service]:
+    return [
+        Service("mariadb", HEAD, "slurm", accounting.MARIADB, Probe("unix", accounting.SOCKET), needs=("munged",)),
+        Service(
+            "slurmdbd",
+            HEAD,
+            "slurm",
+            ("slurmdbd", "-D"),
+            _tcp(accounting.PORT),
+            needs=("mariadb", "keys"),
+            env={"MYSQL_UNIX_PORT": accounting.SOCKET},
         ),
     ]
 

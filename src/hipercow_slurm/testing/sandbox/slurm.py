@@ -12,7 +12,7 @@ import os
 import pwd
 from pathlib import Path
 
-from hipercow_slurm.testing.sandbox import layout, packages
+from hipercow_slurm.testing.sandbox import accounting, layout, packages
 from hipercow_slurm.testing.sandbox.hosts import PLUGIN, Tree
 from hipercow_slurm.testing.sandbox.layout import Options
 
@@ -77,7 +77,9 @@ def port_of(node: str, options: Options) -> int:
 
 def rest_plugins(options: Options) -> str:
     """slurmrestd's ``-s``: its default includes slurmdbd's part, which ends it where there is no slurmdbd."""
-    return "openapi/slurmctld" if options.slurm else "openapi/v0.0.38"
+    if options.slurm:
+        return "openapi/slurmctld"
+    return "openapi/v0.0.38,openapi/dbv0.0.38" if options.accounting else "openapi/v0.0.38"
 
 
 def write_config(tree: Tree, options: Options) -> None:
@@ -93,7 +95,8 @@ def write_config(tree: Tree, options: Options) -> None:
         etc = tree.etc(host) / "slurm"
         etc.mkdir()
         jwks = packages.JWKS if options.packages else JWKS
-        (etc / "slurm.conf").write_text(common + _SLURM_CONF.replace("@JWKS@", jwks) + nodes + partition)
+        text = common + _SLURM_CONF.replace("@JWKS@", jwks) + nodes + partition
+        (etc / "slurm.conf").write_text(accounting.slurm_conf(text) if options.accounting else text)
         # A resource without a device: enough to be asked for and counted. (A GPU must have a device file.)
         (etc / "gres.conf").write_text("Name=tile Count=2\n")
         (etc / "cgroup.conf").write_text(_NO_CGROUP_CONF if options.slurm else _CGROUP_CONF)
@@ -108,7 +111,10 @@ def write_config(tree: Tree, options: Options) -> None:
     (tree.etc(head) / "slurm/slurmrestd.conf").write_text(
         # Without the last two, slurmrestd 22.05 fails to parse any request for GPUs.
         f"{common}AuthType=auth/jwt\nSelectType=select/cons_tres\nGresTypes=gpu,tile\n"
+        + (accounting.STORAGE if options.accounting else "")
     )
+    if options.accounting:
+        accounting.write_config(tree, JWKS)
     _munge(tree, options)
 
 
