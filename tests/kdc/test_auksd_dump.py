@@ -1,4 +1,4 @@
-"""A dump costs the memory of its one message and no more: KRB-PRIV is one encryption, made where the records lie."""
+"""A dump costs no memory to speak of, though the protocol makes one message of it: it is made and sealed in pieces."""
 
 import asyncio
 
@@ -13,7 +13,7 @@ from hipercow_slurm.testing.store_contract import always
 COUNT = 12_000
 
 
-async def test_a_dump_adds_its_own_size_to_the_memory_and_nothing_else(tmp_path):
+async def test_a_dump_of_many_takes_hardly_more_memory_than_one_of_few(tmp_path):
     with make_realm(tmp_path):
         cred = login(tmp_path, "games")
         node = creds.keytab_tgt("host/node.test", str(tmp_path / "node.keytab"))
@@ -30,4 +30,4 @@ async def test_a_dump_adds_its_own_size_to_the_memory_and_nothing_else(tmp_path)
                 before = process.rss_mib(pid)
                 assert len(await client.dump(auth=node)) == COUNT
                 added = process.peak_mib(pid) - before
-                assert added < 1.3 * message_mib + 4, f"{added:.0f} MiB for a message of {message_mib:.0f} MiB"
+                assert added < message_mib / 2, f"{added:.0f} MiB for a message of {message_mib:.0f} MiB"

@@ -14,16 +14,16 @@ import socket
 from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any, cast
 
-from hipercow_slurm.auksd.service import Requester
+from hipercow_slurm.auksd.service import Dump, Requester
 from hipercow_slurm.errors import Error
 from hipercow_slurm.wire.frames import MAX_FRAME
-from hipercow_slurm.wire.messages import EncodedDump, Reply
+from hipercow_slurm.wire.messages import Reply
 from hipercow_slurm.wire.session import Authenticated, Ended, Malformed, ServerEvent, ServerSession
 
 if TYPE_CHECKING:
     from hipercow_slurm.auksd.server import Server
 
-PIECE = 256 * 1024  # bytes of a dump handed to the transport at once
+DUMP_S = 600.0  # a dump must be taken in so long: until then the database throws nothing away
 AT_ONCE = 16
 
 
@@ -216,28 +216,34 @@ class Connection(asyncio.Protocol):
     async def _answer(self, event: ServerEvent) -> None:
         service = self._server.service
         if isinstance(event, Malformed):
-            reply: Reply | EncodedDump = await service.malformed(self._who, event.why)
+            reply: Reply | Dump = await service.malformed(self._who, event.why)
         else:
             assert not isinstance(event, Authenticated | Ended)
             reply = await service.answer(self._who, event)
-        if isinstance(reply, EncodedDump):  # tens of megabytes: a second of encryption
-            parts: tuple[bytes | bytearray, ...] = await self._server.workers.run(self._session.send_dump, reply)
+        if isinstance(reply, Dump):
+            await self._send_dump(reply)
         else:
-            parts = (self._session.send(reply),)
-        for part in parts:
-            await self._write_in_pieces(part)
+            await self._send(self._session.send(reply))
 
-    async def _write_in_pieces(self, data: bytes | bytearray) -> None:
-        """Hand ``data`` to the transport as the peer takes it: the transport copies what it keeps."""
-        with memoryview(data) as view:
-            for start in range(0, len(data), PIECE):
-                self._write(view[start : start + PIECE])
-                self.deadline = self._server.now() + self._server.config.idle_timeout_s
-                if self._full and not self._lost:
-                    self._room = asyncio.get_running_loop().create_future()
-                    await self._room
+    async def _send_dump(self, dump: Dump) -> None:
+        """Send tens of megabytes, made and encrypted in threads as the peer takes them."""
+        run, until = self._server.workers.run, self._server.now() + DUMP_S
+        try:
+            pieces = self._session.send_dump(dump)
+            while (piece := await run(next, pieces, None)) is not None and not self._lost:
+                await self._send(piece, until=until)
+        finally:
+            await run(dump.close)
 
-    def _write(self, data: bytes | memoryview) -> None:
+    async def _send(self, data: bytes | bytearray, *, until: float = math.inf) -> None:
+        """Hand ``data`` to the transport, and wait while the peer does not take it."""
+        self._write(data)
+        self.deadline = min(until, self._server.now() + self._server.config.idle_timeout_s)
+        if self._full and not self._lost:
+            self._room = asyncio.get_running_loop().create_future()
+            await self._room
+
+    def _write(self, data: bytes | bytearray) -> None:
         if data and not self._lost:
             self._transport.write(data)
 

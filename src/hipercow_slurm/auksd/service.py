@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any, Protocol
 
@@ -18,10 +18,12 @@ from hipercow_slurm.auksd.acl import Acl, Role
 from hipercow_slurm.auksd.ledger import Ledger
 from hipercow_slurm.auksd.workers import Workers
 from hipercow_slurm.errors import AccessError, CredentialError, Error, InternalError, RequestError, UnavailableError
-from hipercow_slurm.store.base import Entry, ReadsAtOnce, Sealed, Store
+from hipercow_slurm.store.base import Entry, ReadsAtOnce, Sealed, Snapshot, Store
 from hipercow_slurm.values import KrbCred
 from hipercow_slurm.wire import messages
-from hipercow_slurm.wire.messages import MAX_CRED, MAX_PRINCIPAL, EncodedDump, Record, Reply, Request
+from hipercow_slurm.wire.messages import MAX_CRED, MAX_PRINCIPAL, DumpOut, Record, Reply, Request
+
+PIECE = 256 * 1024  # bytes of a dump made at once
 
 
 class Reach(Enum):
@@ -133,6 +135,13 @@ class Watcher(Protocol):
         """Nothing is stored for ``uid`` any more."""
 
 
+@dataclass(frozen=True, slots=True)
+class Dump(DumpOut):
+    """A dump to be sent; ``close`` it then, in a thread, as its records are read in one."""
+
+    close: Callable[[], None] = field(repr=False)
+
+
 _PONG = messages.PingReply()
 
 
@@ -227,7 +236,7 @@ class Service:
             return messages.ErrorReply()
         return reply
 
-    async def answer(self, who: Requester, request: Request) -> Reply | EncodedDump:
+    async def answer(self, who: Requester, request: Request) -> Reply | Dump:
         """The reply to a request; an ERROR reply for whatever is refused or fails, and for what cannot be noted."""
         verb = type(request).__name__.lower()
         noted = _Noted()
@@ -244,6 +253,8 @@ class Service:
         try:
             await self._note(who, verb, noted, result)
         except UnavailableError:
+            if isinstance(reply, Dump):
+                await self._workers.run(reply.close)
             return messages.ErrorReply()
         return reply
 
@@ -270,7 +281,7 @@ class Service:
             raise _no_role(who.principal, who.peer)
         return replace(who, role=role)
 
-    async def _do(self, who: Requester, request: Request, noted: _Noted) -> tuple[Reply | EncodedDump, str]:
+    async def _do(self, who: Requester, request: Request, noted: _Noted) -> tuple[Reply | Dump, str]:
         match request:
             case messages.Ping() | messages.List():
                 return messages.PingReply(), "ok"
@@ -334,23 +345,32 @@ class Service:
         self._watcher.forget(uid)
         return messages.RemoveReply()
 
-    async def _dump(self, who: Requester, noted: _Noted) -> EncodedDump:
+    async def _dump(self, who: Requester, noted: _Noted) -> Dump:
         check_may(who, "dump", None)
-        dump = await self._workers.run(self._all_records)
+        dump = await self._workers.run(self._measured)
         noted.fields = {"count": dump.count}
         return dump
 
-    def _all_records(self) -> EncodedDump:
-        """Every record that opens; one that does not is logged and left out. Runs in a thread."""
-        dump = EncodedDump()
-        for sealed in self._store.dump():
-            try:
-                cred = sealed.open()
-            except Error as error:
-                self._log.error("store.corrupt", uid=sealed.entry.uid, why=error.message)
-                continue
-            dump.add(Record.of(sealed.entry.uid, cred, slack(len(cred.der))))
-        return dump
+    def _measured(self) -> Dump:
+        """A dump with its length: each record is opened now to know it, and once more to be sent. Runs in a thread.
+
+        One that does not open is logged and left out.
+        """
+        snapshot = self._store.snapshot()
+        left_out: set[int] = set()
+        count = octets = 0
+        try:
+            for sealed in snapshot:
+                try:
+                    octets += Record.size(slack(len(sealed.open().der)))
+                    count += 1
+                except Error as error:
+                    self._log.error("store.corrupt", uid=sealed.entry.uid, why=error.message)
+                    left_out.add(sealed.entry.uid)
+        except BaseException:
+            snapshot.close()
+            raise
+        return Dump(count, octets, _records(snapshot, left_out), snapshot.close)
 
     async def _error(self, who: Requester, verb: str, noted: _Noted, error: Error) -> Reply:
         with contextlib.suppress(UnavailableError):  # an ERROR it is, noted or not
@@ -386,3 +406,20 @@ def _opened(who: Requester, uid: int, sealed: Sealed | None) -> Reply:
         raise AccessError(f"no credential is stored for uid {uid}", code="not-found")
     cred = sealed.open()
     return messages.GetReply(Record.of(uid, cred, slack(len(cred.der))))
+
+
+def _records(snapshot: Snapshot, left_out: set[int]) -> Iterator[bytes]:
+    """The records of a dump, some hundred at a time."""
+    pieces: list[bytes] = []
+    size = 0
+    for sealed in snapshot:
+        uid = sealed.entry.uid
+        if uid in left_out:
+            continue
+        cred = sealed.open()
+        pieces.append(Record.of(uid, cred, slack(len(cred.der))).encode())
+        size += len(pieces[-1])
+        if size >= PIECE:
+            yield b"".join(pieces)
+            pieces, size = [], 0
+    yield b"".join(pieces)

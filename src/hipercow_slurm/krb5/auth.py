@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import enum
 import threading
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
 from types import TracebackType
@@ -167,17 +168,20 @@ class _Peer:
         self._state = _JOINED
         return scratch.taken(ctx)
 
-    def seal_in_place(self, content: bytearray) -> tuple[bytes, bytes]:
-        """As ``seal``, for tens of megabytes: ``content`` is encrypted where it lies.
+    def seal_in_pieces(self, length: int, content: Iterable[bytes]) -> tuple[int, Iterator[bytes | bytearray]]:
+        """As ``seal``, for tens of megabytes: the content comes in pieces, and so does the KRB-PRIV.
+
+        Args:
+            length: octets of the content in all.
 
         Returns:
-            what to send before ``content`` and after it; the three together are the KRB-PRIV.
+            length of the KRB-PRIV, and its pieces: all of them must be sent before anything else is sealed.
         """
         self._begin(_JOINED)
-        ends = bulk.seal(self._auth, content, (ADDRTYPE_INET, self._local), (ADDRTYPE_INET, self._remote))
+        sealed = bulk.seal(self._auth, length, content, (ADDRTYPE_INET, self._local), (ADDRTYPE_INET, self._remote))
         self._state = _JOINED
         self.seal(b"\0")  # thrown away: it steps the sequence number
-        return ends
+        return sealed
 
     def unseal(self, data: bytes) -> bytes:
         """The content of a KRB-PRIV from the peer, which must be its next one in sequence.

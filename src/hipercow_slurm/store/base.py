@@ -80,6 +80,15 @@ class Sealed(Protocol):
         """Decrypt it; InternalError ``store-corrupt`` when it was tampered with."""
 
 
+class Snapshot(Protocol):
+    """All credentials as of one moment, by uid, however often one looks. Blocks: use it in threads, one at a time."""
+
+    def __iter__(self) -> Iterator[Sealed]: ...
+
+    def close(self) -> None:
+        """It holds back what the database would throw away: close it."""
+
+
 PutRule = Callable[[Entry | None, Entry], bool]
 RemoveRule = Callable[[Entry], bool]
 
@@ -101,6 +110,9 @@ class Store(Protocol):
 
     def dump(self) -> Iterator[Sealed]:
         """All credentials as of now, by uid, still encrypted. Blocks: iterate in a thread."""
+
+    def snapshot(self) -> Snapshot:
+        """The same, to be gone through several times. Blocks as ``dump``."""
 
     async def adopt(self, keys: Keys) -> None:
         """Seal with ``keys`` from now on.

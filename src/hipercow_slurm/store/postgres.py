@@ -24,7 +24,7 @@ import asyncpg
 
 from hipercow_slurm.errors import Error, InternalError, UnavailableError
 from hipercow_slurm.store import pg_sql
-from hipercow_slurm.store.base import Entry, KeyUse, Put, PutRule, RemoveRule, Sealed
+from hipercow_slurm.store.base import Entry, KeyUse, Put, PutRule, RemoveRule, Sealed, Snapshot
 from hipercow_slurm.store.envelope import Box, Keys
 from hipercow_slurm.store.pg_link import Link
 from hipercow_slurm.store.record import SealedRow, check_keys, columns, entry_of
@@ -132,18 +132,13 @@ class PostgresStore:
         return [entry_of(row) for row in rows]
 
     def dump(self) -> Iterator[Sealed]:
-        """See ``Store``. A cursor in one snapshot; a few hundred rows are in memory at a time."""
-        steps = self._dumping()
+        """See ``Store``."""
+        with contextlib.closing(self.snapshot()) as snapshot:
+            yield from snapshot
 
-        def step() -> list[Any] | None:
-            return asyncio.run_coroutine_threadsafe(_next(steps), self._loop).result()
-
-        try:
-            while (rows := step()) is not None:
-                for row in rows:
-                    yield self._sealed(row)
-        finally:
-            asyncio.run_coroutine_threadsafe(steps.aclose(), self._loop).result()
+    def snapshot(self) -> Snapshot:
+        """See ``Store``."""
+        return _Snapshot(self._dumping(), self._loop, self._sealed)
 
     async def adopt(self, keys: Keys) -> None:
         """See ``Store``."""
@@ -266,9 +261,11 @@ class PostgresStore:
 
     async def _dumping(self) -> AsyncGenerator[list[Any], None]:
         async with self._link.apart() as connection, connection.transaction(isolation="repeatable_read", readonly=True):
-            cursor = await connection.cursor(pg_sql.EVERY)
-            while rows := await cursor.fetch(DUMP_ROWS):
-                yield rows
+            while True:
+                cursor = await connection.cursor(pg_sql.EVERY)
+                while rows := await cursor.fetch(DUMP_ROWS):
+                    yield rows
+                yield []
 
     def _sealed(self, row: Any) -> SealedRow:
         box = Box(*row[7:10])
@@ -282,8 +279,35 @@ class PostgresStore:
         return self._keys
 
 
-async def _next(steps: AsyncGenerator[list[Any], None]) -> list[Any] | None:
-    return await anext(steps, None)
+class _Snapshot:
+    """See ``base.Snapshot``: a cursor in one transaction; a few hundred rows are in memory at a time.
+
+    Args:
+        steps: rows, none at the end of all, and then all once more.
+        loop: what the connection belongs to; never the calling thread's.
+    """
+
+    def __init__(
+        self,
+        steps: AsyncGenerator[list[Any], None],
+        loop: asyncio.AbstractEventLoop,
+        sealed: Callable[[Any], Sealed],
+    ) -> None:
+        self._steps = steps
+        self._loop = loop
+        self._sealed = sealed
+
+    def __iter__(self) -> Iterator[Sealed]:
+        while rows := asyncio.run_coroutine_threadsafe(_next(self._steps), self._loop).result():
+            for row in rows:
+                yield self._sealed(row)
+
+    def close(self) -> None:
+        asyncio.run_coroutine_threadsafe(self._steps.aclose(), self._loop).result()
+
+
+async def _next(steps: AsyncGenerator[list[Any], None]) -> list[Any]:
+    return await anext(steps)
 
 
 async def _key_use(connection: Any) -> KeyUse:

@@ -13,13 +13,13 @@ import contextlib
 import fcntl
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 from hipercow_slurm.errors import ConfigError, InternalError
-from hipercow_slurm.store.base import Entry, KeyUse, Put, PutRule, RemoveRule, Sealed
+from hipercow_slurm.store.base import Entry, KeyUse, Put, PutRule, RemoveRule, Sealed, Snapshot
 from hipercow_slurm.store.envelope import Box, Keys
 from hipercow_slurm.store.recent import Opened, Recent
 from hipercow_slurm.store.record import SealedRow, check_keys, columns, entry_of
@@ -144,12 +144,12 @@ class SqliteStore:
 
     def dump(self) -> Iterator[Sealed]:
         """See ``Store``."""
-        with closing(_connect(self._path)) as db:
-            try:
-                for row in db.execute(_EVERY):
-                    yield self._sealed(row)
-            except sqlite3.Error as error:
-                raise unavailable(error) from error
+        with closing(self.snapshot()) as snapshot:
+            yield from snapshot
+
+    def snapshot(self) -> Snapshot:
+        """See ``Store``."""
+        return _Snapshot(self._path, self._sealed)
 
     async def adopt(self, keys: Keys) -> None:
         """See ``Store``."""
@@ -214,6 +214,28 @@ class SqliteStore:
 
     def _sealed(self, row: Any) -> SealedRow:
         return SealedRow(entry_of(row), Box(*row[7:]), self._keys)
+
+
+class _Snapshot:
+    """See ``base.Snapshot``: a read transaction on a connection of its own."""
+
+    def __init__(self, path: Path, sealed: Callable[[Any], Sealed]) -> None:
+        self._sealed = sealed
+        try:
+            self._db = _connect(path)
+            self._db.execute("BEGIN")  # the moment is that of the first read
+        except sqlite3.Error as error:
+            raise unavailable(error) from error
+
+    def __iter__(self) -> Iterator[Sealed]:
+        try:
+            for row in self._db.execute(_EVERY):
+                yield self._sealed(row)
+        except sqlite3.Error as error:
+            raise unavailable(error) from error
+
+    def close(self) -> None:
+        self._db.close()
 
 
 def key_use(path: Path) -> KeyUse:

@@ -149,6 +149,22 @@ class StoreContract:
             assert await asyncio.to_thread(first) == 0
         assert (await store.put(11, cred(), always)).stored
 
+    async def test_a_snapshot_looks_the_same_twice(self, store: Store) -> None:
+        """A dump's length is told before its records are sent: what comes and goes meanwhile must not change it."""
+        await asyncio.gather(*(store.put(uid, cred(), always) for uid in range(5)))
+        snapshot = await asyncio.to_thread(store.snapshot)
+        looks = []
+        for uid in (0, 3):
+            looks.append(await asyncio.to_thread(lambda: [(one.entry, one.open().der) for one in snapshot]))
+            await store.put(7, cred(data=b"new"), always)
+            await store.put(1, cred(data=b"a longer one than before"), always)
+            await store.remove(uid, lambda entry: True)
+        await asyncio.to_thread(snapshot.close)
+        assert [entry.uid for entry, _ in looks[0]] == list(range(5))
+        assert looks[0] == looks[1]
+        now = await asyncio.to_thread(lambda: [one.entry.uid for one in store.dump()])
+        assert now == [1, 2, 4, 7]
+
     async def test_a_dump_takes_no_memory_to_speak_of(self, store: Store) -> None:
         """Twelve megabytes of records pass through; what is held at any time is a small part of that."""
         count, size = 3_000, 4_000

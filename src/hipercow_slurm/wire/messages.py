@@ -9,6 +9,7 @@ Source: notes on the AUKS protocol, sections 4, 5 and 19.
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -90,6 +91,11 @@ class Record:
     def of(cls, uid: int, cred: KrbCred, max_length: int) -> Record:
         """The record of a parsed credential."""
         return cls(uid, cred.client, cred.times, cred.der, max_length, cred.addressless, cred.tickets > 1)
+
+    @staticmethod
+    def size(max_length: int) -> int:
+        """Octets of a record whose field for the KRB-CRED has ``max_length``."""
+        return _RECORD.size + max_length + 4  # status
 
     def encode(self) -> bytes:
         """Its bytes; the padding is zero (the original sends 32 KiB of its stack)."""
@@ -249,25 +255,30 @@ class DumpReply:
         return _I32.pack(len(self.records)) + b"".join(record.encode() for record in self.records)
 
 
-class EncodedDump:
-    """A DUMP reply as the server builds it: encoded record by record into one buffer, never held twice.
+@dataclass(frozen=True, slots=True)
+class DumpOut:
+    """A DUMP reply as the server makes it, record by record: never in memory as a whole.
 
     Attributes:
-        data: the whole message; sealing encrypts it in place.
-        count: number of records in it.
+        count: number of records.
+        octets: sum of their sizes (``Record.size``).
+        records: their bytes, in pieces of any size.
     """
 
     TYPE: ClassVar[int] = DumpReply.TYPE
+    count: int
+    octets: int
+    records: Iterable[bytes] = field(repr=False)
 
-    def __init__(self) -> None:
-        self.data = bytearray(_I32.pack(self.TYPE) + _I32.pack(0))
-        self.count = 0
+    @property
+    def length(self) -> int:
+        """Octets of the whole message."""
+        return 2 * _I32.size + self.octets
 
-    def add(self, record: Record) -> None:
-        """Append a record."""
-        self.data += record.encode()
-        self.count += 1
-        _I32.pack_into(self.data, _I32.size, self.count)
+    def content(self) -> Iterator[bytes]:
+        """The message in pieces."""
+        yield _I32.pack(self.TYPE) + _I32.pack(self.count)
+        yield from self.records
 
 
 Request = Ping | List | Add | Get | Remove | Close | Dump

@@ -15,6 +15,7 @@ Source: notes on the AUKS protocol, section 2.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from enum import Enum, auto
 from typing import Protocol
 
@@ -43,8 +44,8 @@ class Acceptor(Protocol):
     def seal(self, data: bytes) -> bytes:
         """KRB-PRIV of ``data``."""
 
-    def seal_in_place(self, content: bytearray) -> tuple[bytes, bytes]:
-        """Encrypt ``content`` where it lies; what to send before and after it to make a KRB-PRIV."""
+    def seal_in_pieces(self, length: int, content: Iterable[bytes]) -> tuple[int, Iterator[bytes | bytearray]]:
+        """Length and pieces of a KRB-PRIV of ``content``, whose ``length`` octets come in pieces too."""
 
     def unseal(self, data: bytes) -> bytes:
         """Contents of a KRB-PRIV; raises one of our errors."""

@@ -11,12 +11,14 @@ goes on, as with the original; a frame that does not open ends it.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 
 from hipercow_slurm.errors import InternalError, ProtocolError
 from hipercow_slurm.wire import messages
 from hipercow_slurm.wire.frames import MAX_FRAME, FrameBuffer, frame, frame_head
-from hipercow_slurm.wire.messages import Close, EncodedDump, Reply, Request
+from hipercow_slurm.wire.messages import Close, DumpOut, Reply, Request
 from hipercow_slurm.wire.sendauth import Acceptor, ClientHandshake, HandshakeError, Initiator, ServerHandshake
 
 
@@ -132,12 +134,12 @@ class ServerSession:
             raise InternalError("reply before the end of the handshake")
         return frame(self._acceptor.seal(messages.encode(reply)))
 
-    def send_dump(self, dump: EncodedDump) -> tuple[bytes, bytearray, bytes]:
-        """The bytes that carry a dump, in three parts: the middle one is the dump's own buffer, encrypted in place."""
+    def send_dump(self, dump: DumpOut) -> Iterator[bytes | bytearray]:
+        """The bytes that carry a dump, in pieces; send all of them before anything else."""
         if not self._open:
             raise InternalError("reply before the end of the handshake")
-        before, after = self._acceptor.seal_in_place(dump.data)
-        return frame_head(len(before) + len(dump.data) + len(after)) + before, dump.data, after
+        length, pieces = self._acceptor.seal_in_pieces(dump.length, dump.content())
+        return chain((frame_head(length),), pieces)
 
 
 class ClientSession:
