@@ -14,7 +14,8 @@ import socket
 from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any, cast
 
-from hipercow_slurm.auksd.service import Dump, Requester
+from hipercow_slurm.auksd.dumping import Dump
+from hipercow_slurm.auksd.service import Requester
 from hipercow_slurm.errors import Error
 from hipercow_slurm.wire.frames import MAX_FRAME
 from hipercow_slurm.wire.messages import Reply

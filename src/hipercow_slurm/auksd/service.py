@@ -8,22 +8,21 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any, Protocol
 
 from hipercow_slurm import log
 from hipercow_slurm.auksd.acl import Acl, Role
+from hipercow_slurm.auksd.dumping import Dump, measure, slack
 from hipercow_slurm.auksd.ledger import Ledger
 from hipercow_slurm.auksd.workers import Workers
 from hipercow_slurm.errors import AccessError, CredentialError, Error, InternalError, RequestError, UnavailableError
-from hipercow_slurm.store.base import Entry, ReadsAtOnce, Sealed, Snapshot, Store
+from hipercow_slurm.store.base import Entry, ReadsAtOnce, Sealed, Store
 from hipercow_slurm.values import KrbCred
 from hipercow_slurm.wire import messages
-from hipercow_slurm.wire.messages import MAX_CRED, MAX_PRINCIPAL, DumpOut, Record, Reply, Request
-
-PIECE = 256 * 1024  # bytes of a dump made at once
+from hipercow_slurm.wire.messages import MAX_PRINCIPAL, Record, Reply, Request
 
 
 class Reach(Enum):
@@ -100,14 +99,6 @@ def replaces(old: Entry | None, new: Entry, now: float) -> bool:
     return new.times.endtime >= old.times.endtime
 
 
-def slack(length: int) -> int:
-    """Field size in a reply: a stock client that renews in place fails if the new ticket does not fit.
-
-    Renewal changes times, not names: it adds a few bytes. Every kilobyte here is encrypted for every GET.
-    """
-    return min(MAX_CRED, length + 512)
-
-
 class UidOf(Protocol):
     """``accounts.Accounts``, as far as it is needed here."""
 
@@ -133,13 +124,6 @@ class Watcher(Protocol):
 
     def forget(self, uid: int) -> None:
         """Nothing is stored for ``uid`` any more."""
-
-
-@dataclass(frozen=True, slots=True)
-class Dump(DumpOut):
-    """A dump to be sent; ``close`` it then, in a thread, as its records are read in one."""
-
-    close: Callable[[], None] = field(repr=False)
 
 
 _PONG = messages.PingReply()
@@ -347,30 +331,9 @@ class Service:
 
     async def _dump(self, who: Requester, noted: _Noted) -> Dump:
         check_may(who, "dump", None)
-        dump = await self._workers.run(self._measured)
+        dump = await self._workers.run(measure, self._store)
         noted.fields = {"count": dump.count}
         return dump
-
-    def _measured(self) -> Dump:
-        """A dump with its length: each record is opened now to know it, and once more to be sent. Runs in a thread.
-
-        One that does not open is logged and left out.
-        """
-        snapshot = self._store.snapshot()
-        left_out: set[int] = set()
-        count = octets = 0
-        try:
-            for sealed in snapshot:
-                try:
-                    octets += Record.size(slack(len(sealed.open().der)))
-                    count += 1
-                except Error as error:
-                    self._log.error("store.corrupt", uid=sealed.entry.uid, why=error.message)
-                    left_out.add(sealed.entry.uid)
-        except BaseException:
-            snapshot.close()
-            raise
-        return Dump(count, octets, _records(snapshot, left_out), snapshot.close)
 
     async def _error(self, who: Requester, verb: str, noted: _Noted, error: Error) -> Reply:
         with contextlib.suppress(UnavailableError):  # an ERROR it is, noted or not
@@ -406,20 +369,3 @@ def _opened(who: Requester, uid: int, sealed: Sealed | None) -> Reply:
         raise AccessError(f"no credential is stored for uid {uid}", code="not-found")
     cred = sealed.open()
     return messages.GetReply(Record.of(uid, cred, slack(len(cred.der))))
-
-
-def _records(snapshot: Snapshot, left_out: set[int]) -> Iterator[bytes]:
-    """The records of a dump, some hundred at a time."""
-    pieces: list[bytes] = []
-    size = 0
-    for sealed in snapshot:
-        uid = sealed.entry.uid
-        if uid in left_out:
-            continue
-        cred = sealed.open()
-        pieces.append(Record.of(uid, cred, slack(len(cred.der))).encode())
-        size += len(pieces[-1])
-        if size >= PIECE:
-            yield b"".join(pieces)
-            pieces, size = [], 0
-    yield b"".join(pieces)

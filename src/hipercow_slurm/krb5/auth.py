@@ -21,7 +21,7 @@ from types import TracebackType
 from typing import Any, NoReturn, Self
 
 from hipercow_slurm.errors import InternalError, ProtocolError
-from hipercow_slurm.krb5 import bulk, codes, convert, keytab, krberror, names
+from hipercow_slurm.krb5 import codes, convert, keytab, krberror, names
 from hipercow_slurm.krb5 import creds as kdc
 from hipercow_slurm.krb5.asn1 import check_message
 from hipercow_slurm.krb5.krbcred import Ticket, tickets
@@ -177,6 +177,8 @@ class _Peer:
         Returns:
             length of the KRB-PRIV, and its pieces: all of them must be sent before anything else is sealed.
         """
+        from hipercow_slurm.krb5 import bulk  # the cache's only: whoever runs in an srun does not load its ciphers
+
         self._begin(_JOINED)
         sealed = bulk.seal(self._auth, length, content, (ADDRTYPE_INET, self._local), (ADDRTYPE_INET, self._remote))
         self._state = _JOINED
