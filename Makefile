@@ -22,7 +22,7 @@ bench: setup
 	$(PYTHON) -m hipercow_slurm.testing.bench $(ARGS)
 
 # Two at a time: the group of tests on the cluster with real kernels beside all others.
-acceptance: slurm-trees
+acceptance: slurm-trees deb
 	tools/as-anyone.sh $(PYTHON) -m pytest -m "" -n 2 --dist loadgroup tests/acceptance
 
 # Slurm 24.11 and 26.05, out of Debian 13 and sid; kept outside the clone (see docs/reference/slurm-versions.md).

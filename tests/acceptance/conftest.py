@@ -52,9 +52,15 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 @pytest.fixture(scope="session")
 def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
-    """Two nodes with real kernels, tickets of 40 s, for the whole run."""
+    """Two nodes with real kernels that have installed our packages, tickets of 40 s, for the whole run."""
+    packages = Path(__file__).parents[2] / "dist"
+    assert list(packages.glob("*.deb")), "make deb"
     with Sandbox(
-        ticket_life=f"{TICKET_LIFE_S}s", renew_life=f"{RENEW_LIFE_S}s", nodes=(), kernel_nodes=NODES
+        ticket_life=f"{TICKET_LIFE_S}s",
+        renew_life=f"{RENEW_LIFE_S}s",
+        nodes=(),
+        kernel_nodes=NODES,
+        node_packages=packages,
     ) as sandbox:
         failed_before = request.session.testsfailed
         yield Cluster(sandbox)

@@ -14,7 +14,9 @@ from hipercow_slurm.testing.story import Laptop, Operator, eventually
 TICKET_LIFE_S = 40
 RENEW_LIFE_S = 3600
 NODES = ("k1", "k2")
-UID = {"alice": 5001, "bob": 5002}
+# How often the agent asks the cache for something newer; its default, which the sandbox leaves.
+POLL_S = 30
+UID = {"alice": 5001, "bob": 5002, "carol": 5003}
 WATCH = (Path(__file__).parent / "watch_files.py").read_text()
 
 
@@ -69,10 +71,11 @@ class Cluster:
     operator: Operator = field(init=False)
     alice: Person = field(init=False)
     bob: Person = field(init=False)
+    carol: Person = field(init=False)
 
     def __post_init__(self) -> None:
         self.operator = Operator(self.sandbox)
-        self.alice, self.bob = Person(self.sandbox, "alice"), Person(self.sandbox, "bob")
+        self.alice, self.bob, self.carol = (Person(self.sandbox, name) for name in UID)
 
     def on(self, node: str, *argv: str, user: str = "root", timeout: float = 120, check: bool = False) -> Any:
         """Run a command on a node."""

@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
-from kernel_cluster import NODES, TICKET_LIFE_S, UID, Cluster, watching, without_an_error
+from kernel_cluster import NODES, POLL_S, RENEW_LIFE_S, TICKET_LIFE_S, UID, Cluster, watching, without_an_error
+
+from hipercow_slurm.testing.sandbox.fileservers import CONTEXT_TIMEOUT_S
+from hipercow_slurm.testing.story import eventually
 
 pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("kernel")]
 
@@ -18,16 +21,16 @@ LONG_S = 3 * TICKET_LIFE_S + 10
 Proof = Callable[[str, object], None]
 
 
-@pytest.fixture(scope="module")
-def long_job(cluster: Cluster) -> Iterator[int]:
-    """alice's job on k2 that outlives three tickets, writing all the time."""
-    cluster.alice.laptop.login()
-    yield cluster.alice.laptop.submit(watching(LONG_S, "/data/alice"), "-J", "long", "-t", "10", "-w", "k2")
-
-
 @pytest.fixture(scope="module", autouse=True)
-def started(long_job: int) -> float:
-    return time.monotonic()
+def long_job(cluster: Cluster) -> int:
+    """alice's job on k2 that outlives three tickets; started before the first test, so that it costs no time."""
+    cluster.alice.laptop.login()
+    return cluster.alice.laptop.submit(watching(LONG_S, "/data/alice"), "-J", "long", "-t", "10", "-w", "k2")
+
+
+def kadmin(cluster: Cluster, query: str) -> None:
+    """One query at the KDC's own database."""
+    cluster.sandbox.run("head", ["kadmin.local", "-q", query])
 
 
 def test_nodes_have_kernels_of_their_own_and_kerberized_mounts(cluster: Cluster, proof: Proof) -> None:
@@ -79,9 +82,175 @@ def test_ssh_with_the_password_then_srun_and_sbatch(cluster: Cluster, proof: Pro
     proof("sbatch on the login node", f"job {job_id} wrote its output over krb5p: {json.dumps(output)}")
 
 
+def test_root_on_the_node_is_refused_by_the_server(cluster: Cluster, proof: Proof) -> None:
+    """root has the machine's ticket, and the server makes nobody of it. (What root can still do: trust.md)"""
+    told = {}
+    for mount in ("/data", "/cifs"):
+        for command in (["cat", f"{mount}/alice/secret"], ["touch", f"{mount}/alice/mine"], ["ls", f"{mount}/alice"]):
+            done = cluster.on("k1", *command)
+            assert done.returncode != 0 and "secret of" not in done.stdout, (command, done.stdout)
+            told[" ".join(command)] = done.stderr.strip().rpartition(": ")[2]
+    proof("root on k1", told)
+
+
+BOB_TRIES = """#!/bin/bash
+exec 2>&1
+cat /data/bob/secret
+for at in /data /cifs; do cat $at/alice/secret; ls $at/alice; echo x >$at/alice/his; done
+cat {ccache}; cp {ccache} /tmp/stolen
+for at in /data /cifs; do KRB5CCNAME=FILE:{ccache} cat $at/alice/secret; done
+echo status | nc -U -q1 /run/hipercow-slurm/agent/agent.sock
+"""
+
+
+def test_bob_is_refused_at_every_point(cluster: Cluster, long_job: int, proof: Proof) -> None:
+    """His own file works, so the refusals are about alice's."""
+    cluster.bob.laptop.login()
+    path = f"/tmp/krb5cc_{UID['alice']}_{long_job}"
+    assert path in cluster.operator.leftovers("k2"), "alice's ticket is not where bob looks for it"
+    job_id = cluster.bob.laptop.submit(BOB_TRIES.format(ccache=path), "-w", "k2", "-t", "5")
+    cluster.bob.laptop.ended(job_id, within_s=120)
+    output = cluster.bob.laptop.logs(job_id)
+    assert "secret of bob" in output and "secret of alice" not in output, output
+    assert output.count("ermission denied") >= 8, output
+    assert f"krb5cc_{UID['alice']}" not in output.split("cp: ")[-1].partition("\n")[2], (
+        f"the agent told bob of alice's jobs: {output}"
+    )
+    proof("bob's job among alice's files", f"{output.count('ermission denied')} times permission denied, his own read")
+    for command in ("show", "logs", "cancel"):
+        refused = cluster.bob.laptop.attempt(command, str(long_job))
+        assert refused.returncode != 0, f"bob may {command} alice's job: {refused.stdout}"
+        proof(f"bob: {command} of alice's job over HTTP", refused.stderr.strip().splitlines()[0])
+    refused = cluster.bob.ssh("scancel", str(long_job), check=False)
+    assert "Access/permission denied" in refused.stderr or refused.returncode != 0, refused
+    wrong = cluster.sandbox.run(
+        "laptop",
+        ["sshpass", "-e", "ssh", "-o", "PreferredAuthentications=password", "alice@login.sandbox.test", "true"],
+        user="laptop",
+        env={"SSHPASS": cluster.sandbox.passwords["bob"]},
+        check=False,
+    )
+    assert wrong.returncode != 0, "bob's password opened alice's account"
+    proof("bob's password at alice's ssh", wrong.stderr.strip().splitlines()[-1])
+
+
+def test_two_overlapping_jobs_of_one_user(cluster: Cluster, proof: Proof) -> None:
+    """The first to end takes its own ccache away and not the other's, nor the access."""
+    laptop, alice = cluster.alice.laptop, UID["alice"]
+    read = "cat /data/alice/secret /cifs/alice/secret; echo $KRB5CCNAME"
+    longer = laptop.submit(f"#!/bin/bash\n{read}\nsleep 25\n{read}\n", "-w", "k1", "-J", "longer")
+    cluster.operator.job_runs(longer, within_s=60)
+    shorter = laptop.submit(f"#!/bin/bash\n{read}\nsleep 3\n", "-w", "k1", "-J", "shorter")
+    cluster.operator.job_runs(shorter, within_s=60)
+    both = cluster.operator.leftovers("k1")
+    assert {f"/tmp/krb5cc_{alice}_{job}" for job in (longer, shorter)} <= set(both), both
+    laptop.ended(shorter, within_s=60)
+    cluster.nothing_left("k1", shorter, alice)
+    assert f"/tmp/krb5cc_{alice}_{longer}" in cluster.operator.leftovers("k1")
+    laptop.ended(longer, within_s=90)
+    output = laptop.logs(longer)
+    assert output.count("secret of alice") == 4, output
+    cluster.nothing_left("k1", longer, alice)
+    proof(
+        "two jobs of one user on k1",
+        f"each its own file {sorted(both)}; the longer one read before and after the other's end",
+    )
+
+
+UNTIL_REFUSED = """
+import errno, os, sys, time
+begun, seen = time.monotonic(), 0
+while time.monotonic() - begun < 120:
+    try:
+        fd = os.open("/data/alice/secret", os.O_RDONLY | os.O_DIRECT)
+        os.close(fd)
+        seen += 1
+    except OSError as error:
+        print(f"{time.monotonic() - begun:.1f} {errno.errorcode[error.errno]} {seen}")
+        sys.exit()
+    time.sleep(0.2)
+print("120 still-open", seen)
+"""
+
+
+def test_kernel_forgets_the_user_after_the_job(cluster: Cluster, proof: Proof) -> None:
+    """What is left of a job is in the kernel: the context it has made. gssd's context-timeout bounds it."""
+    job_id = cluster.alice.laptop.submit("#!/bin/bash\ncat /data/alice/secret\n", "-w", "k1")
+    cluster.alice.laptop.ended(job_id, within_s=60)
+    cluster.nothing_left("k1", job_id, UID["alice"])
+    done = cluster.on("k1", "python3", "-c", UNTIL_REFUSED, user="alice", timeout=150, check=True)
+    seconds, why, reads = done.stdout.split()
+    assert float(seconds) <= CONTEXT_TIMEOUT_S + 5 and why == "EACCES", done.stdout
+    proof(
+        "the kernel's context after the job",
+        f"{reads} opens went on, then {why} {seconds} s after the ccache was gone "
+        f"(context-timeout={CONTEXT_TIMEOUT_S})",
+    )
+
+
+def test_fresh_login_reaches_the_running_job(cluster: Cluster, long_job: int, proof: Proof) -> None:
+    before = cluster.operator.installed("k2", UID["alice"], long_job)
+    began = time.monotonic()
+    cluster.alice.laptop.login()
+
+    def fresh() -> dict[str, object] | None:
+        seen = cluster.operator.ccache("k2", UID["alice"], long_job)
+        return seen if seen.get("renew_till", 0) > before["renew_till"] else None
+
+    eventually("the fresh login's ticket in the job's ccache", fresh, within_s=POLL_S + 15)
+    proof("a fresh login reaches a running job", f"within {time.monotonic() - began:.0f} s (poll_s = {POLL_S})")
+
+
+def test_expiry_without_renewal_then_a_new_login(cluster: Cluster, proof: Proof) -> None:
+    """carol's ticket cannot be renewed: her files say so, never hang, and work again after a login, open ones too."""
+    carol = cluster.carol.laptop
+    kadmin(cluster, "modprinc -maxrenewlife 0 carol")
+    carol.login()
+    # From here on a login of hers is renewable again: only the ticket that is out there is not.
+    kadmin(cluster, f"modprinc -maxrenewlife {RENEW_LIFE_S}s carol")
+    seconds = TICKET_LIFE_S + 15 + POLL_S + 25
+    job_id = carol.submit(watching(seconds, "/data/carol"), "-w", "k1", "-t", "10")
+    cluster.operator.job_runs(job_id, within_s=60)
+    seen = cluster.operator.installed("k1", UID["carol"], job_id)
+    time.sleep(max(0.0, seen["endtime"] + 15 - time.time()))
+    again = time.time()
+    carol.login()
+    done, changes = cluster.outcome("k1", job_id, within_s=seconds + 120)
+    failed = [change for change in changes if change["result"] != "ok"]
+    assert {change["op"] for change in failed} == {"append", "reread", "open", "create"}, changes
+    codes = {change["op"]: change["result"] for change in failed}
+    assert set(codes.values()) <= {"EKEYEXPIRED", "EACCES"}, changes
+    assert {change["op"]: change["result"] for change in changes} == dict.fromkeys(codes, "ok"), changes
+    slowest = max(done["slowest_s"].values())
+    assert slowest < 20, f"something hung: {done}"
+    first, back = min(change["wall"] for change in failed), max(change["wall"] for change in changes)
+    proof(
+        "expiry with no way to renew",
+        f"{codes} {first - seen['endtime']:.0f} s after the ticket's end, slowest call {slowest} s; "
+        f"all back {back - again:.0f} s after the new login, open files too",
+    )
+
+
 def test_job_outlives_three_tickets_while_writing(cluster: Cluster, long_job: int, proof: Proof) -> None:
     done, changes = cluster.outcome("k2", long_job, within_s=LONG_S + 120)
-    proof(f"{LONG_S} s job, tickets of {TICKET_LIFE_S} s, NFS", without_an_error(done, changes, LONG_S))
-    job = cluster.operator.job_ended(long_job, within_s=30)
+    proof(f"NFS: {LONG_S} s job, tickets of {TICKET_LIFE_S} s", without_an_error(done, changes, LONG_S))
+    job = cluster.operator.job_ended(long_job, within_s=60)
     assert job["JobState"] == "COMPLETED", job
     cluster.nothing_left("k2", long_job, UID["alice"])
+
+
+def test_these_checks_notice_an_agent_that_stops_refreshing(cluster: Cluster, proof: Proof) -> None:
+    """The same job, the same check, an agent that is paused in mid-job: the check must fail, or it proves nothing."""
+    seconds = TICKET_LIFE_S + 20
+    job_id = cluster.alice.laptop.submit(watching(seconds, "/data/alice"), "-w", "k1", "-t", "10")
+    cluster.operator.job_runs(job_id, within_s=60)
+    cluster.operator.installed("k1", UID["alice"], job_id)
+    cluster.agent("k1", "pause")
+    try:
+        done, changes = cluster.outcome("k1", job_id, within_s=seconds + 120)
+    finally:
+        cluster.agent("k1", "resume")
+    with pytest.raises(AssertionError, match=r"EKEYEXPIRED|EACCES") as noticed:
+        without_an_error(done, changes, seconds)
+    proof("the same check with the agent paused fails", str(noticed.value).splitlines()[0][:160])
+    cluster.nothing_left("k1", job_id, UID["alice"], within_s=60)

@@ -60,6 +60,10 @@ class Passwords:
                     return self._must_change(principal, password, armor, error)
                 if _is_judgement(error):
                     raise
+                if error.code == "unknown-service" and self._api.fast == "try":
+                    # Users of another realm that ours trusts and that does not trust ours: no armour for its KDC.
+                    log.get().warning("login.without-armor", principal=principal, code=error.code, why=error.message)
+                    return self._tgt(principal, password, answers, None)
                 # The KDC may have other keys by now, or be another KDC: with new armour, or without, we will see.
                 self._armor.forget(armor)
                 log.get().info("login.armor-forgotten", code=error.code, why=str(error.__cause__ or error))

@@ -46,6 +46,8 @@ class Sandbox:
         packages: folder with the Debian packages (``make deb``) to install on the hosts, whose programs are then run
             from their units; by default everything runs from the source tree.
         accounting: run slurmdbd and MariaDB, too (apt-packages-acceptance.txt); slurmctld forgets jobs soon then.
+        two_realms: people have a realm of their own (PEOPLE.TEST), with its own KDC; one way of trust.
+        node_packages: folder of the .deb files that nodes with a kernel of their own install, themselves, at boot.
         name: for finding it again from another process; a random one if left out.
         owned: False lets it outlive this process (``hipercow-slurm sandbox up``).
 
@@ -65,6 +67,8 @@ class Sandbox:
         slurm: str | None = None,
         packages: str | Path | None = None,
         accounting: bool = False,
+        node_packages: Path | None = None,
+        two_realms: bool = False,
         name: str | None = None,
         owned: bool = True,
     ) -> None:
@@ -80,6 +84,8 @@ class Sandbox:
             slurm or "",
             str(packages or ""),
             accounting,
+            str(node_packages or ""),
+            two_realms,
         )
         if kernel_nodes and slurm:
             raise RequestError("nodes with a kernel of their own run this machine's Slurm")

@@ -117,7 +117,7 @@ class Entrance:
 
 
 def _account(user: str) -> Account:
-    for account in (*layout.USERS, layout.LAPTOP_ACCOUNT, layout.SHARE_ACCOUNT, *layout.SERVICE_ACCOUNTS):
+    for account in (*layout.USERS, layout.CAROL, layout.LAPTOP_ACCOUNT, layout.SHARE_ACCOUNT, *layout.SERVICE_ACCOUNTS):
         if account.name == user:
             return account
     return Account(user, 0, "/root" if user == "root" else "/", "/bin/bash")

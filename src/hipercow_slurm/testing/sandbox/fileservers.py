@@ -38,7 +38,7 @@ EXPORT {{
 _IDMAPD = f"""\
 [General]
 Domain = {layout.DOMAIN}
-Local-Realms = {layout.REALM}
+Local-Realms = {layout.REALM}, {layout.PEOPLE_REALM}
 [Mapping]
 Nobody-User = nobody
 Nobody-Group = nogroup
@@ -74,14 +74,14 @@ _SMB = f"""\
 """
 
 
-def make_exports(tree: Tree) -> None:
+def make_exports(tree: Tree, options: Options) -> None:
     """The disk: each user's private folder under each share, with a secret to read in /data."""
     tree.export.mkdir()
     for name in _EXPORTS:
         (tree.export / name).mkdir()
-        for user in layout.USERS:
+        for user in options.users:
             hosts.make_home(tree.export / name / user.name, user)
-    for user in layout.USERS:
+    for user in options.users:
         secret = tree.export / "data" / user.name / "secret"
         secret.write_text(f"secret of {user.name}\n")
         secret.chmod(0o600)

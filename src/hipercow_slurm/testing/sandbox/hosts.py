@@ -285,6 +285,8 @@ def _furnish(tree: Tree, host: str, options: Options, program: Program) -> None:
     )
     share, share_at = hold(IN_MEMORY / "share"), options.share_at(host)
     local_bin, munge, log = hold(tree.program / "local-bin"), hold(tree.munge), hold(tree.log)
+    node_packages = hold(options.node_packages) if options.node_packages else None
+    machine_dpkg = hold("/var/lib/dpkg")
     other_slurm = {}
     if options.slurm and host in options.slurm_hosts:
         other_slurm = {target: hold(source) for source, target in slurm_tree.find(options.slurm).mounts()}
@@ -311,6 +313,10 @@ def _furnish(tree: Tree, host: str, options: Options, program: Program) -> None:
         Path(folder.path).chmod(folder.mode)
     if kernel_node:
         namespaces.bind(log, "/run/node-log")
+        if node_packages is not None:
+            namespaces.bind(node_packages, "/run/packages", readonly=True)
+            # What this machine has installed is installed on the node too: dpkg checks dependencies against it.
+            namespaces.bind(machine_dpkg, "/run/machine-dpkg", readonly=True)
     elif host in options.slurm_hosts:
         namespaces.bind(munge, "/run/munge")
     if other_slurm:

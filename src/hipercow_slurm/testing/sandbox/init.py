@@ -120,7 +120,7 @@ def _build(root: Path, options: Options, program: Program) -> World:
     hosts.make_trees(tree, options)
     hosts.make_program(tree, options, program)
     packages.copy(tree, options)
-    fileservers.make_exports(tree)
+    fileservers.make_exports(tree, options)
     fileservers.write_config(tree, options)
     kerberos.write_config(tree, options)
     slurm.write_config(tree, options)
@@ -128,7 +128,7 @@ def _build(root: Path, options: Options, program: Program) -> World:
     ours.write_config(tree, options)
     made = hosts.make_namespaces(tree, options, program)
     report(event="ready", name="hosts")
-    return World(tree, options, made, kerberos.make_passwords(), pid)
+    return World(tree, options, made, kerberos.make_passwords(options), pid)
 
 
 def _network(options: Options) -> None:

@@ -18,7 +18,7 @@ from hipercow_slurm.testing.sandbox.hosts import Tree
 from hipercow_slurm.testing.sandbox.layout import Options, service_principal
 
 CLOCKSKEW_S = 3
-MAX_LIFE, MAX_RENEW = "10h", "7d"
+PEOPLE_KDC_CONF = "/etc/krb5kdc/people.conf"
 
 _HARMLESS = ("No policy specified for", "No dictionary file specified")
 
@@ -35,24 +35,29 @@ _KRB5_CONF = f"""\
 [realms]
     {layout.REALM} = {{{{
         kdc = {layout.fqdn(layout.HEAD)}:{layout.KDC_PORT}
+        auth_to_local = RULE:[1:$1@$0](^[a-z]+@{layout.PEOPLE_REALM.replace(".", "[.]")}$)s/@.*//
+        auth_to_local = DEFAULT
+    }}}}
+    {layout.PEOPLE_REALM} = {{{{
+        kdc = {layout.fqdn(layout.HEAD)}:{layout.PEOPLE_KDC_PORT}
     }}}}
 [domain_realm]
     .{layout.DOMAIN} = {layout.REALM}
 """
 
-_KDC_CONF = f"""\
+_KDC_CONF = """\
 [kdcdefaults]
-    kdc_listen = {{address}}:{layout.KDC_PORT}
-    kdc_tcp_listen = {{address}}:{layout.KDC_PORT}
+    kdc_listen = {address}:{port}
+    kdc_tcp_listen = {address}:{port}
 [realms]
-    {layout.REALM} = {{{{
-        database_name = /var/lib/krb5kdc/principal
-        key_stash_file = /var/lib/krb5kdc/stash
+    {realm} = {{
+        database_name = /var/lib/krb5kdc/{realm}
+        key_stash_file = /var/lib/krb5kdc/{realm}.stash
         supported_enctypes = aes256-cts-hmac-sha1-96:normal
-        max_life = {MAX_LIFE}
-        max_renewable_life = {MAX_RENEW}
+        max_life = 10h
+        max_renewable_life = 7d
         default_principal_flags = +preauth
-    }}}}
+    }}
 [logging]
     kdc = STDERR
     default = FILE:/var/log/kadmin.log
@@ -66,13 +71,18 @@ def write_config(tree: Tree, options: Options) -> None:
             (tree.etc(host) / "krb5.conf").write_text(_KRB5_CONF.format(renew_life=options.renew_life))
     etc = tree.etc(layout.HEAD) / "krb5kdc"
     etc.mkdir()
-    (etc / "kdc.conf").write_text(_KDC_CONF.format(address=options.addresses[layout.HEAD]))
+    address = options.addresses[layout.HEAD]
+    for name, realm, port in (
+        ("kdc.conf", layout.REALM, layout.KDC_PORT),
+        ("people.conf", layout.PEOPLE_REALM, layout.PEOPLE_KDC_PORT),
+    ):
+        (etc / name).write_text(_KDC_CONF.format(address=address, realm=realm, port=port))
     (tree.var(layout.HEAD) / "lib/krb5kdc").mkdir(mode=0o700)
 
 
-def make_passwords() -> dict[str, str]:
+def make_passwords(options: Options) -> dict[str, str]:
     """A password for each user, new in each sandbox."""
-    return {user.name: secrets.token_hex(8) for user in layout.USERS}
+    return {user.name: secrets.token_hex(8) for user in options.users}
 
 
 def make_realm(tree: Tree, options: Options, passwords: dict[str, str], on_head: Sequence[str]) -> None:
@@ -87,10 +97,18 @@ def make_realm(tree: Tree, options: Options, passwords: dict[str, str], on_head:
     keytabs = tree.var(layout.HEAD) / "lib/krb5kdc/keytabs"
     keytabs.mkdir(mode=0o700)
     wanted = _keytabs(tree, options)
-    queries = [
+    people = [
         f"addprinc -pw {password} -maxlife {options.ticket_life} -maxrenewlife {options.renew_life} {user}"
         for user, password in passwords.items()
     ]
+    queries: list[str] = []
+    if options.two_realms:
+        # The one key that both realms have: the machines' realm believes what the people's says.
+        trust = f"addprinc -pw {secrets.token_hex(16)} krbtgt/{layout.REALM}@{layout.PEOPLE_REALM}"
+        _database([*on_head, "env", f"KRB5_KDC_PROFILE={PEOPLE_KDC_CONF}"], layout.PEOPLE_REALM, [*people, trust])
+        queries.append(trust)
+    else:
+        queries += people
     made: set[str] = set()
     for target, principals in wanted.items():
         for principal in principals:
@@ -101,16 +119,21 @@ def make_realm(tree: Tree, options: Options, passwords: dict[str, str], on_head:
             flags = "+no_auth_data_required " if principal.startswith("cifs/") else ""
             queries.append(f"addprinc -randkey {flags}{principal}")
         queries.append(f"ktadd -norandkey -k /var/lib/krb5kdc/keytabs/{_flat(target)} {' '.join(principals)}")
+    _database(on_head, layout.REALM, queries)
+    for target, (uid, path) in {name: _destination(tree, name) for name in wanted}.items():
+        shutil.move(keytabs / _flat(target), path)
+        os.chown(path, uid, uid)
+
+
+def _database(on_head: Sequence[str], realm: str, queries: list[str]) -> None:
+    """Make a realm's database and its principals."""
     # The password of a database whose stash lies beside it protects nothing.
-    _tool([*on_head, "kdb5_util", "create", "-s", "-r", layout.REALM], "master\nmaster\n")
-    said = _tool([*on_head, "kadmin.local", "-r", layout.REALM], "".join(f"{query}\n" for query in queries))
+    _tool([*on_head, "kdb5_util", "create", "-s", "-r", realm], "master\nmaster\n")
+    said = _tool([*on_head, "kadmin.local", "-r", realm], "".join(f"{query}\n" for query in queries))
     # Its exit code is 0 whatever happened to the queries.
     complaints = [line for line in said.splitlines() if line.strip() and not line.startswith(_HARMLESS)]
     if complaints:
         raise RuntimeError(f"kadmin.local: {'; '.join(complaints)}")
-    for target, (uid, path) in {name: _destination(tree, name) for name in wanted}.items():
-        shutil.move(keytabs / _flat(target), path)
-        os.chown(path, uid, uid)
 
 
 def _keytabs(tree: Tree, options: Options) -> dict[str, list[str]]:

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 REALM = "SANDBOX.TEST"
+# Where the people are, if their realm is not the machines': a KDC of its own, which the machines' realm trusts.
+PEOPLE_REALM, PEOPLE_KDC_PORT = "PEOPLE.TEST", 1088
 DOMAIN = "sandbox.test"
 
 HEAD, FILES, LOGIN, LAPTOP = "head", "files", "login", "laptop"
@@ -66,6 +68,8 @@ def _person(name: str, uid: int) -> Account:
 
 
 USERS = (_person("alice", 5001), _person("bob", 5002))
+# A third one, where nodes have a kernel: what it knows of a user is per uid, and some tests need a uid for themselves.
+CAROL = _person("carol", 5003)
 LAPTOP_ACCOUNT = _person("laptop", 5100)
 # Where a laptop mounts a share over SMB, all of alice's files there are its user's. A bind mount shows the numbers as
 # they are, so the user of the share has alice's.
@@ -93,6 +97,8 @@ class Options:
         slurm: a release of Slurm out of slurm_tree.RELEASES; empty: this machine's own.
         packages: folder with the Debian packages to install and run; "" runs the source tree.
         accounting: with slurmdbd and MariaDB, which remember what slurmctld forgets.
+        two_realms: people's principals are in a realm of their own, services' and machines' in another.
+        node_packages: folder of the .deb files that the kernel nodes install; "" runs the source tree there.
     """
 
     ticket_life: str = "10h"
@@ -103,6 +109,8 @@ class Options:
     slurm: str = ""
     packages: str = ""
     accounting: bool = False
+    node_packages: str = ""
+    two_realms: bool = False
 
     @classmethod
     def from_json(cls, raw: dict[str, Any]) -> Options:
@@ -116,12 +124,24 @@ class Options:
             raw["slurm"],
             raw["packages"],
             raw["accounting"],
+            raw["node_packages"],
+            raw["two_realms"],
         )
 
     @property
     def compute(self) -> tuple[str, ...]:
         """Every compute node, of either kind."""
         return (*self.nodes, *self.kernel_nodes)
+
+    @property
+    def people_realm(self) -> str:
+        """The realm of people's principals."""
+        return PEOPLE_REALM if self.two_realms else REALM
+
+    @property
+    def users(self) -> tuple[Account, ...]:
+        """The people of the cluster."""
+        return (*USERS, CAROL) if self.kernel_nodes else USERS
 
     @property
     def hosts(self) -> tuple[str, ...]:
@@ -163,7 +183,7 @@ class Options:
 
     def passwd(self, host: str) -> tuple[Account, ...]:
         """The accounts the sandbox adds on ``host``: the laptop knows nobody of the cluster."""
-        return (LAPTOP_ACCOUNT, SHARE_ACCOUNT) if host == LAPTOP else (*USERS, *SERVICE_ACCOUNTS, CIFS_MOUNT)
+        return (LAPTOP_ACCOUNT, SHARE_ACCOUNT) if host == LAPTOP else (*self.users, *SERVICE_ACCOUNTS, CIFS_MOUNT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,7 +210,7 @@ def run_folders(host: str, options: Options) -> tuple[Folder, ...]:
     if host == LOGIN:
         folders.append(Folder("/run/sshd"))
     if host in options.kernel_nodes:
-        folders += [Folder("/run/uml"), Folder("/run/node-log")]
+        folders += [Folder(path) for path in ("/run/uml", "/run/node-log", "/run/packages", "/run/machine-dpkg")]
     if host in options.compute:
         folders.append(Folder("/run/hipercow-slurm/agent"))
     if host == FILES:

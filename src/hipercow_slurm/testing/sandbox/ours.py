@@ -60,19 +60,22 @@ servers = [
 ]
 """
 
+# In place of the realm that people's principals are in.
+_PEOPLE = "PEOPLE-REALM"
+
 _API = f"""[api]
 listen = "0.0.0.0:{layout.API_PORT}"
 certificate = "{layout.CONFIG}/api.crt"
 key = "{layout.CONFIG}/api.key"
-realm = "{REALM}"
-service = "HTTP/{fqdn(HEAD)}"
+realm = "{_PEOPLE}"
+service = "HTTP/{fqdn(HEAD)}@{REALM}"
 processes = 2
 
 [audit]
 path = "/var/lib/hipercow-slurm/api/audit.log"
 
 [signer]
-service = "slurm-signer/{fqdn(HEAD)}"
+service = "slurm-signer/{fqdn(HEAD)}@{REALM}"
 
 {_CACHE}
 [slurm]
@@ -135,7 +138,7 @@ def write_config(tree: Tree, options: Options) -> None:
         return
     head = tree.host(HEAD)
     auksd = _AUKSD.format(address=options.addresses[layout.CACHE])
-    api = _API
+    api = _API.replace(_PEOPLE, options.people_realm)
     if options.accounting:
         age = f"min_job_age_s = {slurm.MIN_JOB_AGE_S}"
         api = api.replace(age, f"accounting = true\nmin_job_age_s = {accounting.MIN_JOB_AGE_S}")
@@ -158,7 +161,7 @@ def _acl(options: Options) -> str:
     rules = (
         (f"^host/{HEAD}[.]{domain}@{realm}$", "admin"),
         (f"^host/({'|'.join(options.compute)})[.]{domain}@{realm}$", "node"),
-        (f"^[a-z]+@{realm}$", "user"),
+        (f"^[a-z]+@{options.people_realm.replace('.', '[.]')}$", "user"),
     )
     return "".join(_ACL_RULE.format(principal=principal, role=role) for principal, role in rules)
 

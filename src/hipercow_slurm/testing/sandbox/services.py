@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from hipercow_slurm.testing import uml
-from hipercow_slurm.testing.sandbox import accounting, fileservers, layout, ours, packages, slurm, sshd
+from hipercow_slurm.testing.sandbox import accounting, fileservers, kerberos, layout, ours, packages, slurm, sshd
 from hipercow_slurm.testing.sandbox.layout import FILES, HEAD, Options
 
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -54,7 +54,7 @@ class Service:
 
 def table(options: Options) -> tuple[Service, ...]:
     """Every service of a sandbox, in the order a person would read them."""
-    services = (*_infrastructure(), *_slurm(options), *_fileservers(), *_ours(options), *_machines(options))
+    services = (*_infrastructure(options), *_slurm(options), *_fileservers(), *_ours(options), *_machines(options))
     return tuple(
         replace(service, needs=(*service.needs, packages.step_of(service.host)))
         if options.packages_on(service.host)
@@ -67,8 +67,18 @@ def _tcp(port: int) -> Probe:
     return Probe("tcp", port=port)
 
 
-def _infrastructure() -> list[Service]:
+def _infrastructure(options: Options) -> list[Service]:
+    people = Service(
+        "kdc-people",
+        HEAD,
+        "root",
+        ("krb5kdc", "-n", "-r", layout.PEOPLE_REALM),
+        _tcp(layout.PEOPLE_KDC_PORT),
+        needs=("realm",),
+        env={"KRB5_KDC_PROFILE": kerberos.PEOPLE_KDC_CONF},
+    )
     return [
+        *([people] if options.two_realms else []),
         Service("kdc", HEAD, "root", ("krb5kdc", "-n"), _tcp(layout.KDC_PORT), needs=("realm",)),
         Service(
             "munged",

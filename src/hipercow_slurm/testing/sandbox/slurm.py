@@ -100,7 +100,11 @@ def write_config(tree: Tree, options: Options) -> None:
         # A resource without a device: enough to be asked for and counted. (A GPU must have a device file.)
         (etc / "gres.conf").write_text("Name=tile Count=2\n")
         (etc / "cgroup.conf").write_text(_NO_CGROUP_CONF if options.slurm else _CGROUP_CONF)
-        (etc / "plugstack.conf").write_text(_plugstack(tree, options))
+        (etc / "plugstack.conf").write_text(
+            "include /etc/slurm/plugstack.conf.d/*.conf\n"
+            if host in options.kernel_nodes and options.node_packages
+            else _plugstack(tree, options)
+        )
         for part in ("lib/slurm", "log/slurm"):
             _own(tree.var(host) / part, slurm.pw_uid, slurm.pw_gid, 0o755)
     for node in options.compute:

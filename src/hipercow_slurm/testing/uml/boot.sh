@@ -28,7 +28,7 @@ mount -t tmpfs -o mode=1777 tmpfs $root/dev/shm
 mount -t tmpfs -o mode=1777 tmpfs $root/tmp
 mount -t tmpfs -o mode=1777 tmpfs $root/var/tmp
 # Whatever the host has below /run for us is a mount there: seen through the same path.
-for shared in program program-source program-libraries machine-local-bin node-log; do
+for shared in program program-source program-libraries machine-local-bin node-log packages machine-dpkg; do
     [ -d /run/$shared ] || continue
     mkdir -p $root/run/$shared
     mount -t hostfs -o /run/$shared hostfs $root/run/$shared

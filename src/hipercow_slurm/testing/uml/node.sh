@@ -26,6 +26,22 @@ modprobe -a cifs cmac ccm gcm aes ctr hmac sha512_generic sha256_generic nls_utf
 mount -t rpc_pipefs rpc_pipefs /run/rpc_pipefs
 setsid rpc.gssd -f -vv >>"$log/gssd@$node.log" 2>&1 &
 
+# Our own packages, as an operator installs them. What the machine has, the node has: so says its copy of dpkg's list.
+install() {
+    [ -n "$(ls /run/packages)" ] || return 0
+    mkdir -p /run/dpkg/upper /run/dpkg/work /var/lib/dpkg
+    mount -t overlay -o lowerdir=/run/machine-dpkg,upperdir=/run/dpkg/upper,workdir=/run/dpkg/work overlay /var/lib/dpkg
+    # agent.toml is there already, as where a site's configuration management was first; no PID 1 of systemd's here.
+    DEBIAN_FRONTEND=noninteractive dpkg --force-confold --install \
+        /run/packages/hipercow-slurm_*.deb /run/packages/hipercow-slurm-spank_*.deb /run/packages/hipercow-slurm-node_*.deb \
+        >"$log/dpkg@$node.log" 2>&1 || died "dpkg: $(tail -5 "$log/dpkg@$node.log")"
+    # From here on the node's program is the package's.
+    rm /usr/local/bin/hipercow-slurm
+    say "installed: $(dpkg-query -W -f '${Package} ${Version} ' 'hipercow-slurm*')"
+}
+install &
+installing=$!
+
 # munged warns and goes on where its folders are not to its taste; here /var is a layer over the host's.
 setpriv --reuid=munge --regid=munge --init-groups munged --socket=/run/munge/munge.socket.2 || died "munged"
 /usr/sbin/sshd -f /etc/ssh/node.conf -E "$log/sshd@$node.log" || died "sshd"
@@ -43,6 +59,7 @@ try_mount -t cifs -o sec=krb5,multiuser,seal,vers=3.1.1,username=cifsmount //fil
 
 # slurmd wants a cgroup folder and uses none of it.
 mount -t tmpfs cgroup /sys/fs/cgroup
+wait $installing
 bash "$(arg scripts)/services.sh" start agent || died "agent"
 setsid slurmd -D >>"$log/slurmd@$node.log" 2>&1 &
 say "up: $(uname -r), $(grep -cE ' (nfs4|cifs) ' /proc/mounts) Kerberized mounts"
