@@ -98,8 +98,8 @@ def test_running_job_does_not_notice(cluster: Cluster, table: list[str], fault: 
     job_id = alice.submit(watching(JOB_S, "/data/alice"), "-w", "k1", "-t", "10")
     operator.job_runs(job_id, within_s=60)
     endtime = operator.installed("k1", UID["alice"], job_id)["endtime"]
-    # Right after a replacement, when the most of a ticket's life is left; and the kernel has asked for it since, so that
-    # the ccache holds the file server's ticket too: without KDC nobody could get one (the table's page says so).
+    # Right after a replacement, when the most of a ticket's life is left; and the kernel has used it since, so that the
+    # ccache holds the file server's ticket too: without KDC nobody could get one (docs/reference/faults.md).
     endtime = operator.fresher("k1", UID["alice"], job_id, endtime, within_s=TICKET_LIFE_S)
     path = f"/tmp/krb5cc_{UID['alice']}_{job_id}"
     eventually(
