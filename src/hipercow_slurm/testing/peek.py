@@ -60,7 +60,7 @@ def main(argv: list[str]) -> None:
     if argv[0] == "ccache":
         seen: Any = look_at_ccache(Path(argv[1]))
     else:
-        seen = asyncio.run(look_at_cache("head.sandbox.test", "auks/head.sandbox.test@SANDBOX.TEST"))
+        seen = asyncio.run(look_at_cache("cache.sandbox.test", "auks/head.sandbox.test@SANDBOX.TEST"))
     print(json.dumps(seen))
 
 
