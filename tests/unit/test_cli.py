@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_api import PASSWORD, FakeApi, certificate, give, lose, problem
 from starlette.responses import HTMLResponse
+
+from fake_api import PASSWORD, FakeApi, certificate, give, lose, problem
 
 PROGRAM = [sys.executable, "-m", "hipercow_slurm"]
 Done = subprocess.CompletedProcess[str]

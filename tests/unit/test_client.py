@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_api import PASSWORD, FakeApi, certificate, endless, give, lose, problem, silent, trickle
 from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, RedirectResponse
 
+from fake_api import PASSWORD, FakeApi, certificate, endless, give, lose, problem, silent, trickle
 from hipercow_slurm import Client, errors
 from hipercow_slurm.client.models import JobInfo
 from hipercow_slurm.client.problems import CREDENTIAL_CODES, clean, from_answer

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import get_type_hints
 
 import pytest
-from fake_api import FakeApi, give, lose, problem
 
+from fake_api import FakeApi, give, lose, problem
 from hipercow_slurm import Client, Job, JobSpec
 from hipercow_slurm.client.options import JobOptions
 from hipercow_slurm.errors import Error, RequestError, SchedulerError, UnavailableError

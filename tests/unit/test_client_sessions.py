@@ -13,8 +13,8 @@ from typing import Any
 import keyring
 import keyring.backend
 import pytest
-from fake_api import PASSWORD, FakeApi, give, lose, problem
 
+from fake_api import PASSWORD, FakeApi, give, lose, problem, wanted
 from hipercow_slurm import AsyncClient, Client
 from hipercow_slurm.client import keys, profile
 from hipercow_slurm.client.problems import AnswersWantedError
@@ -224,18 +224,6 @@ def test_a_system_without_a_keyring_says_so(api: FakeApi, monkeypatch: pytest.Mo
     finally:
         keyring.set_keyring(before)
     assert isinstance(error, ConfigError) and error.code == "no-keyring", error
-
-
-def wanted(*prompts: tuple[str, bool]) -> Any:
-    """The KDC's questions, as the API passes them on."""
-
-    def ask(request: Any, own: Any) -> Any:
-        refusal = problem(409, "answers-wanted", detail="the KDC asks for more than a password")
-        body = json.loads(refusal.body) | {"prompts": [{"text": text, "hidden": hidden} for text, hidden in prompts]}
-        return type(refusal)(body, 409, media_type="application/problem+json")
-
-    ask.instead = True  # type: ignore[attr-defined]
-    return ask
 
 
 def test_the_kdcs_questions_are_asked_in_turn_and_answered_together(api: FakeApi) -> None:

@@ -120,7 +120,7 @@ def print_error(error: Error) -> None:
         _say(click.style("hint:", bold=True), error.hint)
 
 
-def colour() -> bool | None:
+def tinted() -> bool | None:
     """What click.echo is told of colours: none where NO_COLOR is set, else those the terminal can show."""
     return False if os.environ.get("NO_COLOR") else None
 
@@ -135,9 +135,12 @@ def _say(label: str, text: str) -> None:
     line = f"{label} {text}"
     if sys.stderr.isatty():
         import shutil
+        import textwrap
 
-        line = click.wrap_text(line, shutil.get_terminal_size().columns)
-    click.echo(line, err=True, color=colour())
+        # Codes, paths and options have hyphens in them: those stay in one piece, to be read and copied.
+        width = shutil.get_terminal_size().columns
+        line = textwrap.fill(line, width, break_on_hyphens=False, break_long_words=False)
+    click.echo(line, err=True, color=tinted())
 
 
 def when(moment: datetime | None, *, now: datetime | None = None) -> str:

@@ -28,7 +28,7 @@ def job_ids(*wanted: str) -> Completer:
 
     def complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
         query: dict[str, str | int] = {"state": ",".join(wanted)} if wanted else {}
-        found = _asked(lambda client: client.job_infos(**query))
+        found = _asked(ctx, lambda client: client.job_infos(**query))
         taken = {str(one) for one in ctx.params.get(param.name or "") or ()} if param.nargs == -1 else set()
         return [
             CompletionItem(str(job.job_id), help=f"{job.state} {job.name}")
@@ -41,7 +41,7 @@ def job_ids(*wanted: str) -> Completer:
 
 def partitions(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Names of partitions."""
-    found = _asked(lambda client: client.partitions())
+    found = _asked(ctx, lambda client: client.partitions())
     names = [(str(one.get("name")), f"{one.get('state')}, {one.get('total_cpus')} CPUs") for one in found]
     return [CompletionItem(name, help=about) for name, about in names if name.startswith(incomplete)]
 
@@ -51,10 +51,13 @@ def states(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[
     return [CompletionItem(state) for state in STATES if state.startswith(incomplete.upper())]
 
 
-def _asked(ask: Callable[[Client], list[Any]]) -> list[Any]:
+def _asked(ctx: click.Context, ask: Callable[[Client], list[Any]]) -> list[Any]:
     """The cluster's answer, if there is one at once."""
     try:
-        with connect(password=None, keyring=False, patience_s=0.0, timeout_s=PATIENCE_S) as client:
+        with (
+            ctx.scope(cleanup=False),
+            connect(password=None, keyring=False, patience_s=0.0, timeout_s=PATIENCE_S) as client,
+        ):
             return ask(client)
     except Error:
         return []

@@ -63,19 +63,21 @@ def watch_jobs(ask: Callable[[], list[JobInfo]], where: str, every_s: float) -> 
     from rich.text import Text
 
     console = Console(highlight=False)
-    shown: Any = Text("")
+    jobs: list[JobInfo] = []
     with Live(console=console, screen=True, auto_refresh=False) as live, contextlib.suppress(KeyboardInterrupt):
         while True:
             now = datetime.now(UTC)
             try:
-                jobs = ask()
-                # The newest are at the end: where not all fit, those are what one waits for.
-                rows = [row(job, now) for job in jobs[-(max(3, console.height - 4)) :]]
-                hidden = len(jobs) - len(rows)
-                shown = JOBS.drawn(rows, console.width) if rows else Text("no jobs")
-                state = Text(f"{hidden} older ones are not shown" if hidden else "", "dim")
+                jobs, trouble = ask(), ""
             except UnavailableError as error:
-                state = Text(clean(error.message), "red")
+                trouble = clean(error.message)
+            # The newest are at the end: where not all fit, those are what one waits for.
+            rows = [row(job, now) for job in jobs[-(max(3, console.height - 4)) :]]
+            hidden = len(jobs) - len(rows)
+            shown: Any = JOBS.drawn(rows, console.width) if rows else Text("" if trouble else "no jobs")
+            state = Text(
+                trouble or (f"{hidden} older ones are not shown" if hidden else ""), "red" if trouble else "dim"
+            )
             title = Text(f"{where}  {now.astimezone():%H:%M:%S}  every {every_s:g} s, Ctrl-C ends", "dim")
             title.truncate(console.width)
             live.update(Group(title, Text(""), shown, state), refresh=True)

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 
 import click
 
-from hipercow_slurm.cli.common import clock, warn
+from hipercow_slurm.cli.common import clock, tinted, warn
 from hipercow_slurm.client.models import LINGER_S, JobInfo
 from hipercow_slurm.client.problems import clean
 from hipercow_slurm.client.sync.calls import Calls
@@ -64,7 +64,7 @@ class StatusLine:
             click.echo(err=True)
         colour = _COLOURS.get(job.state, "red")
         took = f" after {_since(job)}" if job.start_time and job.end_time else ""
-        click.echo(f"job {job.job_id} {click.style(job.state, fg=colour)}{_how(job)}{took}", err=True)
+        click.echo(f"job {job.job_id} {click.style(job.state, fg=colour)}{_how(job)}{took}", err=True, color=tinted())
 
     def _say(self, text: str) -> None:
         if not self._terminal and text != self._last:
@@ -82,7 +82,7 @@ class StatusLine:
         if len(text) > width:
             text = f"{text[: width - 1]}\u2026"
         # Back to the line's start, and clear what the last status left of it.
-        click.echo(f"\r\x1b[K{click.style(text, fg=colour)}", nl=False, err=True)
+        click.echo(f"\r\x1b[K{click.style(text, fg=colour)}", nl=False, err=True, color=tinted())
         self._shown = True
 
 

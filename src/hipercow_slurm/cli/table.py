@@ -67,7 +67,8 @@ class Table:
         """Widths that together fit ``available`` characters: the widest texts are cut, then whole columns go."""
         widths = dict(widths)
         for leaving in (None, *self.dropped):
-            widths.pop(leaving or "", None)
+            if leaving is not None:
+                widths.pop(leaving, None)
             excess = sum(widths.values()) + GAP * (len(widths) - 1) - available
             spare = {heading: width - LEAST for heading, width in widths.items() if heading not in self.whole}
             if excess <= sum(room for room in spare.values() if room > 0):

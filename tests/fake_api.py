@@ -57,6 +57,18 @@ def give(answer: Response) -> Twist:
     return twist
 
 
+def wanted(*prompts: tuple[str, bool]) -> Twist:
+    """The KDC's questions, as the API passes them on."""
+
+    def ask(request: Request, own: Response) -> Response:
+        refusal = problem(409, "answers-wanted", detail="the KDC asks for more than a password")
+        body = json.loads(refusal.body) | {"prompts": [{"text": text, "hidden": hidden} for text, hidden in prompts]}
+        return JSONResponse(body, 409, media_type="application/problem+json")
+
+    ask.instead = True  # type: ignore[attr-defined]
+    return ask
+
+
 class FakeApi:
     """The server; ``requests`` is all it was sent, as (method, path, headers, body)."""
 
