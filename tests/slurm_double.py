@@ -66,6 +66,7 @@ class SlurmDouble:
         base = "/slurm/v0.0.38"
         app.add_routes(
             [
+                web.get("/openapi/v3", self._openapi),
                 web.post(f"{base}/job/submit", self._submit),
                 web.get(f"{base}/jobs", self._list),
                 web.get(f"{base}/job/{{id}}", self._show),
@@ -153,6 +154,9 @@ class SlurmDouble:
         self._who(request)
         main = {"name": "main", "flags": ["default"], "max_time_limit": self.max_time_min, "nodes": "c1"}
         return web.json_response({"errors": [], "partitions": [main]})
+
+    async def _openapi(self, request: web.Request) -> web.Response:
+        return web.json_response({"paths": {"/slurm/v0.0.38/job/submit": {}}})
 
     async def _ping(self, request: web.Request) -> web.Response:
         self._who(request)

@@ -1,6 +1,7 @@
 """Runs on the sandbox's head as the API's user: does what it is told with the signer's and slurmrestd's clients.
 
 Standard input: {"passwords": {user: password}, "timeout_s": seconds, "together": whether all at once,
+"version": of slurmrestd's API, or null to ask for it,
 "calls": [[who, method, *arguments], ...]}.
 ``who`` is a user (a token from the real signer), ``forged:USER`` (a token of a key nobody knows) or ``A as B`` (A's
 token beside B's name). Standard output: one JSON result a call: {"value": ...} or {"error": {code, status, message}}.
@@ -87,7 +88,7 @@ def forged(user: str) -> Identity:
 
 async def main() -> None:
     asked = json.load(sys.stdin)
-    async with SlurmRest(REST, timeout_s=asked["timeout_s"]) as slurm:
+    async with SlurmRest(REST, version=asked["version"], timeout_s=asked["timeout_s"]) as slurm:
         probe = Probe(asked, slurm)
         if asked["together"]:
             answers = await asyncio.gather(*(probe.call(*call) for call in asked["calls"]))

@@ -47,9 +47,14 @@ def held(alice: Person) -> Iterator[Any]:
 
 
 def scontrol(sandbox: Sandbox, job_id: int) -> dict[str, str]:
-    """What Slurm itself says of a job."""
+    """What Slurm itself says of a job, newer releases in 22.05's words."""
     shown = sandbox.run("head", ["scontrol", "-o", "show", "job", str(job_id)]).stdout
-    return dict(word.split("=", 1) for word in shown.split() if "=" in word)
+    said = dict(word.split("=", 1) for word in shown.split() if "=" in word)
+    if "TresPerNode" in said:
+        said["TresPerNode"] = said["TresPerNode"].replace("gres/", "gres:")
+    if "Exclusive" in said:
+        said["OverSubscribe"] = said["Exclusive"]
+    return said
 
 
 def state(alice: Person, job_id: int, *wanted: str) -> dict[str, Any]:

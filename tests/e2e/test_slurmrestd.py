@@ -21,18 +21,23 @@ PROBE = (Path(__file__).parent / "slurm_probe.py").read_text()
 SLEEPER = {"script": "#!/bin/bash\nid -u\nsleep 60\n", "working_directory": "/tmp", "time_limit_min": 5}
 
 
-def ask(
-    sandbox: Sandbox, *calls: tuple[Any, ...], timeout_s: float = 15.0, together: bool = False
-) -> list[dict[str, Any]]:
-    """The calls of slurm_probe.py, in one process, as the API's user."""
-    asked = {"passwords": sandbox.passwords, "timeout_s": timeout_s, "together": together, "calls": calls}
+def ask(sandbox: Sandbox, *calls: tuple[Any, ...], **how: Any) -> list[dict[str, Any]]:
+    """The calls of slurm_probe.py, in one process, as the API's user; ``how``: timeout_s, together, version."""
+    asked = {
+        "passwords": sandbox.passwords,
+        "timeout_s": 15.0,
+        "together": False,
+        "version": None,
+        "calls": calls,
+        **how,
+    }
     done = sandbox.run("head", [PYTHON, "-c", PROBE], user="hcs-api", input=json.dumps(asked), timeout=120)
     answers: list[dict[str, Any]] = json.loads(done.stdout)
     return answers
 
 
-def one(sandbox: Sandbox, *call: Any, timeout_s: float = 15.0) -> dict[str, Any]:
-    return ask(sandbox, call, timeout_s=timeout_s)[0]
+def one(sandbox: Sandbox, *call: Any, **how: Any) -> dict[str, Any]:
+    return ask(sandbox, call, **how)[0]
 
 
 def value(answer: dict[str, Any]) -> Any:
@@ -152,10 +157,11 @@ def test_refusals_keep_slurms_words(sandbox: Sandbox) -> None:
 def test_a_submission_whose_answer_is_lost_is_unknown_and_can_be_found(sandbox: Sandbox, hanging: str) -> None:
     """Whoever hangs has the request, and carries it out when nobody waits any more: this is why it is unknown."""
     comment = f"lost in {hanging}"
+    version = value(one(sandbox, "alice", "version"))
     service = sandbox.service(hanging)
     service.pause()
     try:
-        answer = one(sandbox, "alice", "submit", {**SLEEPER, "comment": comment}, timeout_s=1.0)
+        answer = one(sandbox, "alice", "submit", {**SLEEPER, "comment": comment}, timeout_s=1.0, version=version)
     finally:
         service.resume()
     assert code(answer) == "submit-unknown" and answer["error"]["status"] == 504, answer

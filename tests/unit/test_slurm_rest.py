@@ -1,7 +1,7 @@
 """The slurmrestd client against a peer that fails in every way a network can: what may be called what.
 
-The peer is a real unix socket server that plays answers recorded from a real slurmrestd; the real one itself is
-met in tests/e2e/test_slurmrestd.py.
+The peer is a real unix socket server that plays answers recorded from real slurmrestds, of every version that we have
+recorded; the real ones are met in tests/e2e/test_slurmrestd.py.
 """
 
 from __future__ import annotations
@@ -14,21 +14,33 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+from slurm_recorded import VERSIONS, Recorded
 
 from hipercow_slurm.errors import ConfigError, Error, RequestError, SchedulerError, UnavailableError
 from hipercow_slurm.slurm import rest
 from hipercow_slurm.slurm.model import JobSpec
 from hipercow_slurm.slurm.rest import Identity, SlurmRest
 
-RECORDED = Path(__file__).parent.parent / "slurm_answers" / "v0.0.38"
 ALICE = Identity("alice", "SECRET-TOKEN")
 SPEC = JobSpec(script="#!/bin/sh\n", working_directory="/home/alice")
 
-HANG_UP, SILENCE, HALF, ENDLESS = "HANG_UP", "SILENCE", "HALF", "ENDLESS"
+HANG_UP, SILENCE, HALF, ENDLESS, TWICE = "HANG_UP", "SILENCE", "HALF", "ENDLESS", "TWICE "
+
+
+@pytest.fixture(params=VERSIONS, autouse=True)
+def version(request: pytest.FixtureRequest) -> str:
+    """Of the API that the peer of a test speaks."""
+    Peer.recorded = Recorded(request.param)
+    return str(request.param)
 
 
 class Peer:
-    """Answers each request with the next of ``script``: a recorded answer's name, or a fault."""
+    """Answers each request with the next of ``script``: a recorded answer's name, or a fault.
+
+    After the name ``TWICE NAME`` its words follow once more on the same connection, as from slurmrestd 26.05.
+    """
+
+    recorded: Recorded
 
     def __init__(self, *script: str) -> None:
         self.script = list(script)
@@ -65,28 +77,37 @@ class Peer:
             while True:
                 writer.write(b" " * 65536)
                 await writer.drain()
-        kept = json.loads((RECORDED / f"{act}.json").read_text())
+        again = act.startswith(TWICE)
+        kept = self.recorded.kept(act.removeprefix(TWICE))
         content = (kept["body"] if isinstance(kept["body"], str) else json.dumps(kept["body"])).encode()
         close = "Connection: Close\r\n" if kept["status"] >= 400 else ""  # as slurmrestd does
         writer.write(
             f"HTTP/1.1 {kept['status']} X\r\nContent-Type: {kept['content_type']}\r\n{close}"
             f"Content-Length: {len(content)}\r\n\r\n".encode()
             + content
+            + (b"HTTP/1.1 500 X\r\nConnection: Close\r\nContent-Length: 5\r\n\r\nagain" if again else b"")
         )
         await writer.drain()
         return not close
 
 
 @asynccontextmanager
-async def met(peer: Peer, path: Path, **options: float) -> AsyncIterator[SlurmRest]:
+async def met(peer: Peer, path: Path, *, timeout_s: float = 5.0, known: bool = True) -> AsyncIterator[SlurmRest]:
     server = await asyncio.start_unix_server(peer.serve, path)
-    async with server, SlurmRest(str(path), timeout_s=options.get("timeout_s", 5.0), connections=4) as slurm:
+    version = peer.recorded.version if known else None
+    async with server, SlurmRest(str(path), version=version, timeout_s=timeout_s, connections=4) as slurm:
         yield slurm
 
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return tmp_path / "rest.sock"
+
+
+def script_of(body: bytes) -> str:
+    """Beside the job at first, part of it now."""
+    sent = json.loads(body)
+    return str({**sent, **sent["job"]}["script"])
 
 
 async def refused(slurm: SlurmRest, act: Callable[[], object]) -> Error:
@@ -96,17 +117,17 @@ async def refused(slurm: SlurmRest, act: Callable[[], object]) -> Error:
     return caught.value
 
 
-async def test_a_submission_on_the_wire(path: Path) -> None:
+async def test_a_submission_on_the_wire(path: Path, version: str) -> None:
     """A chunked body would be a 406; both headers are needed; the connection is kept."""
     peer = Peer("submit-ok", "ping")
     async with met(peer, path) as slurm:
         assert (await slurm.submit(ALICE, SPEC)).job_id == 1
         await slurm.ping(ALICE)
     line, headers, body = peer.requests[0]
-    assert line == "POST /slurm/v0.0.38/job/submit HTTP/1.1"
+    assert line == f"POST /slurm/{version}/job/submit HTTP/1.1"
     assert (headers["x-slurm-user-name"], headers["x-slurm-user-token"]) == ("alice", "SECRET-TOKEN")
     assert "transfer-encoding" not in headers and int(headers["content-length"]) == len(body)
-    assert headers["content-type"] == "application/json" and json.loads(body)["script"] == SPEC.script
+    assert headers["content-type"] == "application/json" and script_of(body) == SPEC.script
     assert peer.most == 1, "the second request used the same connection"
 
 
@@ -115,7 +136,7 @@ async def test_a_large_script_is_not_chunked_either(path: Path) -> None:
     script = "#!/bin/sh\n" + "#" * (2 << 20)
     async with met(peer, path) as slurm:
         await slurm.submit(ALICE, JobSpec(script=script, working_directory="/"))
-    assert json.loads(peer.requests[0][2])["script"] == script
+    assert script_of(peer.requests[0][2]) == script
 
 
 @pytest.mark.parametrize("fault", [HANG_UP, HALF, SILENCE])
@@ -128,7 +149,7 @@ async def test_a_lost_answer_to_a_submission_is_unknown_and_never_repeated(path:
 
 
 async def test_a_submission_that_was_not_sent_has_plainly_failed(path: Path) -> None:
-    async with SlurmRest(str(path)) as slurm:
+    async with SlurmRest(str(path), version="v0.0.38") as slurm:
         error = await refused(slurm, lambda: slurm.submit(ALICE, SPEC))
     assert isinstance(error, UnavailableError) and error.code == "scheduler-unreachable", error
     assert "No such file" in error.message, error
@@ -157,16 +178,19 @@ async def test_an_impossible_job_is_not_sent(path: Path) -> None:
 
 
 async def test_a_hung_up_submission_is_unknown_if_the_token_is_good(path: Path) -> None:
-    """5005 says both: bad token, and slurmctld died with our request in its hands. A ping tells which."""
+    """22.05: 5005 says both: bad token, and slurmctld died with our request in its hands. A ping tells which."""
+    Peer.recorded = Recorded("v0.0.38")
     peer = Peer("token-expired-submit", "ping")
     async with met(peer, path) as slurm:
         assert (await refused(slurm, lambda: slurm.submit(ALICE, SPEC))).code == "submit-unknown"
 
 
-async def test_a_refused_token_is_not_unknown(path: Path) -> None:
+async def test_a_refused_token_is_not_unknown(path: Path, version: str) -> None:
+    """Newer versions say so by 511, and need not be asked again."""
     peer = Peer("token-expired-submit", "token-expired-ping", "token-expired-ping")
     async with met(peer, path) as slurm:
         assert (await refused(slurm, lambda: slurm.submit(ALICE, SPEC))).code == "slurm-token-refused"
+    assert len(peer.requests) == (3 if version == "v0.0.38" else 1)
 
 
 async def test_a_read_is_repeated_once_when_the_token_seems_refused(path: Path) -> None:
@@ -175,6 +199,116 @@ async def test_a_read_is_repeated_once_when_the_token_seems_refused(path: Path) 
         assert (await slurm.job(ALICE, 1)).state == "COMPLETED"
         assert (await refused(slurm, lambda: slurm.job(ALICE, 1))).code == "slurm-token-refused"
     assert len(peer.requests) == 4
+
+
+async def test_the_first_of_two_answers_counts(path: Path) -> None:
+    """slurmrestd 26.05 sends two for a refusal. Dropping both, or reading the second next time, loses Slurm's words."""
+    peer = Peer("TWICE submit-no-such-partition", "TWICE job-unknown", "ping")
+    async with met(peer, path) as slurm:
+        error = await refused(slurm, lambda: slurm.submit(ALICE, SPEC))
+        assert error.code == "job-rejected" and "Invalid partition name" in error.message, error
+        assert (await refused(slurm, lambda: slurm.job(ALICE, 999999))).code == "no-such-job"
+        await slurm.ping(ALICE)
+
+
+async def test_an_answer_too_many_on_a_kept_connection_is_not_taken_for_the_next_one(path: Path) -> None:
+    peer = Peer("TWICE ping", "job-done")
+    async with met(peer, path) as slurm:
+        await slurm.ping(ALICE)
+        assert (await slurm.job(ALICE, 1)).state == "COMPLETED"
+    assert len(peer.requests) == 2
+
+
+async def test_a_kept_connection_that_slurmrestd_has_closed_costs_no_answer(path: Path) -> None:
+    """It was restarted: a GET on the old connection is sent again on a new one, and a submission goes out at all."""
+    peer = Peer("ping", "ping", HANG_UP, "job-done", "submit-ok")
+    async with met(peer, path) as slurm:
+        await slurm.ping(ALICE)
+        await slurm.ping(ALICE)
+        assert (await slurm.job(ALICE, 1)).state == "COMPLETED"
+        assert (await slurm.submit(ALICE, SPEC)).job_id == 1
+
+
+async def test_a_new_connection_that_is_closed_is_not_tried_for_ever(path: Path) -> None:
+    peer = Peer(*[HANG_UP] * 3)
+    async with met(peer, path) as slurm:
+        assert (await refused(slurm, lambda: slurm.job(ALICE, 1))).code == "scheduler-unreachable"
+    assert len(peer.requests) == 1
+
+
+async def test_another_users_job_is_not_even_asked_to_end(path: Path, version: str) -> None:
+    """slurmctld of 24.11 and 26.05 stands still for ever after such a DELETE: any user could stop the cluster."""
+    eve = Identity("eve", "t")
+    for act in (lambda slurm: slurm.cancel(eve, 6), lambda slurm: slurm.signal(eve, 6, "USR1")):
+        peer = Peer("job-running" if version != "v0.0.38" else "cancel-of-another")
+        async with met(peer, path) as slurm:
+            assert (await refused(slurm, lambda act=act, slurm=slurm: act(slurm))).code == "no-such-job"
+        deletes = [line for line, _, _ in peer.requests if line.startswith("DELETE")]
+        assert bool(deletes) == (version == "v0.0.38"), peer.requests
+
+
+# -- which version -------------------------------------------------------------------------------------------------
+
+
+class Served(Peer):
+    """Knows its own version and older ones, and answers in full."""
+
+    versions: tuple[str, ...] = ()
+
+    async def one(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+        head = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
+        path = head[0].split()[1]
+        self.requests.append((head[0], {}, b""))
+        served = path.split("/")[2] in (*self.versions, "v3")
+        paths = {f"/slurm/{version}/job/submit": {} for version in self.versions}
+        body = json.dumps({"paths": paths}) if path == "/openapi/v3" else '{"pings": [{"ping": "UP"}], "licenses": []}'
+        kind, status = ("application/json", 200) if served else ("text/plain", 404)
+        body = body.replace("/", "\\/") if self.versions == ("v0.0.38",) else body  # as json-c writes it
+        answer = f"HTTP/1.1 {status} X\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n\r\n{body}"
+        writer.write(answer.encode())
+        await writer.drain()
+        return True
+
+
+@pytest.mark.parametrize(
+    ("versions", "chosen"),
+    [
+        (("v0.0.36", "v0.0.38"), "v0.0.38"),
+        (("v0.0.38",), "v0.0.38"),
+        (("v0.0.40", "v0.0.42", "v0.0.41"), "v0.0.42"),
+        (("v0.0.42", "v0.0.45", "v0.0.99"), "v0.0.45"),
+    ],
+)
+async def test_the_newest_version_both_know_is_used_and_asked_for_once(
+    path: Path, versions: tuple[str, ...], chosen: str
+) -> None:
+    peer = Served()
+    peer.versions = versions
+    async with met(peer, path, known=False) as slurm:
+        await asyncio.gather(*(slurm.ping(ALICE) for _ in range(4)))
+        assert await slurm.version(ALICE) == chosen
+    lines = [line.split()[1] for line, _, _ in peer.requests]
+    assert lines.count("/openapi/v3") == 1 and all(f"/{chosen}/" in line for line in lines[1:]), lines
+
+
+async def test_a_slurmrestd_of_none_of_our_versions_is_an_operators_business(path: Path) -> None:
+    peer = Served()
+    peer.versions = ("v0.0.39", "v0.0.99")
+    async with met(peer, path, known=False) as slurm:
+        error = await refused(slurm, lambda: slurm.ping(ALICE))
+    assert error.code == "slurm-version" and "v0.0.39, v0.0.99" in error.message, error
+    assert "v0.0.38" in error.message and "openapi/slurmctld" in (error.hint or "")
+
+
+async def test_after_an_upgrade_the_version_is_asked_for_again(path: Path) -> None:
+    """slurmrestd was replaced while we ran: nothing may be restarted for that, and no request lost."""
+    peer = Served()
+    peer.versions = ("v0.0.38",)
+    async with met(peer, path, known=False) as slurm:
+        await slurm.ping(ALICE)
+        peer.versions = ("v0.0.41", "v0.0.42")
+        await slurm.ping(ALICE)
+        assert await slurm.version(ALICE) == "v0.0.42"
 
 
 @pytest.mark.parametrize("fault", [HALF, SILENCE])

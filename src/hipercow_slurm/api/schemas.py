@@ -244,11 +244,11 @@ class Written(Answer, frozen=True):
 
 
 class PartitionAnswer(Answer, frozen=True):
-    """null: no limit (``default_time_min``: the partition has none of its own)."""
+    """null: no limit (``default_time_min``: the partition has none of its own; ``is_default``: Slurm does not tell)."""
 
     name: str
     state: str
-    is_default: bool
+    is_default: bool | None
     nodes: list[str]
     total_nodes: int
     total_cpus: int

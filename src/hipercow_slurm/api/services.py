@@ -81,8 +81,12 @@ async def running(conf: Config, counted: ApiMetrics, trail: Trail) -> AsyncItera
         signer = SignerClient(conf.signer.socket, with_realm(conf.signer.service, realm))
         tokens = SlurmTokens(signer)
         try:
+            scontrol = Scontrol(conf.slurm.scontrol, conf.slurm.scontrol_conf)
             async with SlurmRest(
-                conf.slurm.socket, timeout_s=conf.slurm.timeout_s, connections=conf.slurm.connections
+                conf.slurm.socket,
+                timeout_s=conf.slurm.timeout_s,
+                connections=conf.slurm.connections,
+                default_partition=scontrol.default_partition,
             ) as slurm:
                 partitions = Partitions(slurm, tokens)
                 submitter = Submitter(conf, database, slurm, tokens, tickets, partitions)
@@ -98,7 +102,6 @@ async def running(conf: Config, counted: ApiMetrics, trail: Trail) -> AsyncItera
                     partitions,
                     accounting=conf.slurm.accounting,
                 )
-                scontrol = Scontrol(conf.slurm.scontrol, conf.slurm.scontrol_conf)
                 actions = JobActions(conf.jobs, jobs, slurm, scontrol, tokens, history)
                 followers = Followers(conf.limits.followers, jobs, outputs, sessions)
                 sessions.welcome = actions.release_waiting

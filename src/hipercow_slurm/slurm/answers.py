@@ -25,6 +25,7 @@ from hipercow_slurm.errors import (
 # slurmctld's connection is tried for 9 s before slurmrestd gives up; a token is refused within milliseconds.
 UNREACHABLE_AFTER_S = 5.0
 
+NOT_SERVED = "slurm-version"
 REFUSED_HINT = "operator: slurmctld's log has the reason; compare the signer's kid with slurmctld's jwks file"
 
 
@@ -127,7 +128,9 @@ ERRORS: dict[int, Callable[[str], Error]] = {
     5005: token_refused,  # slurmctld hung up on us; see AMBIGUOUS
 }
 # The connection to slurmctld broke after the request may have been read: fatal for a submit, a pause for a read.
-BROKEN = frozenset({32, 104, 110, 1002, 1003, 1004, 1801, 1802, 1803, 5000, 5001, 5002, 5003, 5004})
+BROKEN = frozenset({32, 104, 110, 1000, 1002, 1003, 1004, 1801, 1802, 1803, 5000, 5001, 5002, 5003, 5004})
+# Said of a request that waited for slurmctld in vain: "Unspecified error", and newer "Operation not permitted".
+UNTRUE = frozenset({-1, 1})
 # A refused token; or slurmctld died while it had our request. Whoever asked must find out which.
 AMBIGUOUS = frozenset({-1, 5005})
 
@@ -149,11 +152,11 @@ def error_for(refusals: Sequence[Refusal], answer: Answer) -> Error:
     """Our error for a refused read or cancellation."""
     words = describe(refusals)
     number = refusals[0].number
-    if number in BROKEN:
+    slow = answer.seconds >= UNREACHABLE_AFTER_S
+    if number in BROKEN or (number in UNTRUE and slow):
         return unreachable(words)
     if number == -1:
-        slow = answer.seconds >= UNREACHABLE_AFTER_S
-        return unreachable(words) if slow else token_refused(words)
+        return token_refused(words)
     return ERRORS.get(number, _rejected)(words)
 
 
@@ -175,15 +178,20 @@ def change_error(refusals: Sequence[Refusal], answer: Answer, job_id: int) -> Er
     return found if service else change_refused(describe(refusals))
 
 
+def not_served(words: str) -> Error:
+    """slurmrestd has none of the API versions we know, or not any more the one it had."""
+    return InternalError(
+        words,
+        code=NOT_SERVED,
+        hint="operator: run slurmrestd with -s openapi/slurmctld, or, before Slurm 23.11, -s openapi/v0.0.38",
+    )
+
+
 def plain_error(answer: Answer) -> Error:
     """Our error for an answer that is not JSON: slurmrestd speaks for itself then, in text."""
     words = " ".join(answer.body[:200].decode("ascii", "replace").split())
     if answer.status == 401:
         return token_refused(f"slurmrestd says {words!r} (does it run with rest_auth/jwt?)")
     if answer.status in (404, 405):
-        return InternalError(
-            f"slurmrestd does not serve this API version: {words!r}",
-            code="slurm-answer",
-            hint="operator: run slurmrestd with -s openapi/v0.0.38",
-        )
+        return not_served(f"slurmrestd does not serve this API version: {words!r}")
     return unreadable(f"HTTP {answer.status} {answer.content_type} {words!r}")

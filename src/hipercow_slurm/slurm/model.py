@@ -111,7 +111,10 @@ class JobChange(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
 
 class Partition(msgspec.Struct, frozen=True, kw_only=True):
-    """A partition. Times in minutes, memory in MiB; None: no limit (or, for the default time, none of its own)."""
+    """A partition. Times in minutes, memory in MiB; None: no limit (or, for the default time, none of its own).
+
+    ``is_default`` is None where slurmrestd does not tell (v0.0.40 to v0.0.42) and nobody else was asked.
+    """
 
     name: str
     state: str
@@ -122,7 +125,7 @@ class Partition(msgspec.Struct, frozen=True, kw_only=True):
     default_time_min: int | None
     max_nodes_per_job: int | None
     max_memory_per_node_mb: int | None
-    is_default: bool
+    is_default: bool | None
 
 
 class Node(msgspec.Struct, frozen=True, kw_only=True):

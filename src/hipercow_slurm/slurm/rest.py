@@ -11,23 +11,28 @@ byte was written may be called a plain failure. Rule 2: the token goes into one 
 from __future__ import annotations
 
 import asyncio
-import io
+import re
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from types import SimpleNamespace, TracebackType
+from types import TracebackType
 from typing import Protocol, Self, TypeVar
 
-import aiohttp
+import msgspec
 
 from hipercow_slurm.errors import ConfigError, Error
-from hipercow_slurm.slurm import answers, v0038, v0038_past
+from hipercow_slurm.slurm import answers, link, v0038_past
 from hipercow_slurm.slurm.answers import Answer
+from hipercow_slurm.slurm.data_parser import DataParser
+from hipercow_slurm.slurm.family import Family
+from hipercow_slurm.slurm.link import Pool
 from hipercow_slurm.slurm.model import Job, JobChange, JobSpec, Node, Partition, Past, Submitted
+from hipercow_slurm.slurm.v0038 import V0038
 
 T = TypeVar("T")
 
 JOB_LIMIT = 8 * 1024 * 1024  # bytes; one job is 4 kB, an array answers with all its tasks
+_PLAIN_ABOUT_TOKENS = (401, 511)  # from others it may also mean that slurmctld died with the request
 LIST_LIMIT = 256 * 1024 * 1024  # bytes; 60,000 jobs; bigger clusters set PrivateData=jobs
 
 
@@ -52,107 +57,94 @@ class Identity:
         return f"<Identity {self.localname}>"
 
 
-class Adapter(Protocol):
-    """What differs between slurmrestd's API versions; a module is one. See v0038.py."""
-
-    def submit_path(self) -> str: ...
-    def job_path(self, job_id: int) -> str: ...
-    def jobs_path(self) -> str: ...
-    def ping_path(self) -> str: ...
-    def signal_path(self, job_id: int, signal: str) -> str: ...
-    def partitions_path(self) -> str: ...
-    def nodes_path(self) -> str: ...
-    def update_body(self, change: JobChange) -> bytes: ...
-    def submit_body(self, spec: JobSpec, localname: str) -> bytes: ...
-    def read_submitted(self, answer: Answer) -> Submitted: ...
-    def read_job(self, answer: Answer, job_id: int, localname: str) -> Job: ...
-    def read_jobs(self, answer: Answer, localname: str) -> list[Job]: ...
-    def read_cancelled(self, answer: Answer, job_id: int) -> None: ...
-    def read_updated(self, answer: Answer, job_id: int) -> None: ...
-    def read_signalled(self, answer: Answer, job_id: int) -> None: ...
-    def read_partitions(self, answer: Answer) -> list[Partition]: ...
-    def read_nodes(self, answer: Answer) -> list[Node]: ...
-    def read_ping(self, answer: Answer) -> None: ...
-
+# The version that is asked for first is the newest that both sides know.
+ADAPTERS: dict[str, Family] = {f"v0.0.{number}": DataParser(f"v0.0.{number}") for number in range(45, 39, -1)}
+ADAPTERS["v0.0.38"] = V0038()
 
 class PastAdapter(Protocol):
-    """The same for what slurmdbd has, where an adapter for it is written."""
+    """How to ask slurmdbd, where that is written."""
 
     def past_path(self, job_id: int) -> str: ...
     def read_past(self, answer: Answer, job_id: int) -> list[Past]: ...
 
 
-ADAPTERS: dict[str, Adapter] = {v0038.VERSION: v0038}
-PAST: dict[str, PastAdapter] = {v0038.VERSION: v0038_past}
+PAST: dict[str, PastAdapter] = {"v0.0.38": v0038_past}
+
+OPENAPI = "/openapi/v3"
+OPENAPI_LIMIT = 64 * 1024 * 1024  # bytes; 26.05 has one of some megabytes
+_SERVED = re.compile(rb"\\?/slurm\\?/(v0\.0\.[0-9]{1,4})\\?/job\\?/submit\b")  # JSON may escape a slash
 
 
 class SlurmRest:
     """slurmrestd's calls as methods; use as ``async with``.
 
+    Which version of its API slurmrestd speaks is asked of it with the first request, and again when it no longer
+    serves that version.
+
     Args:
         socket: path of slurmrestd's unix socket.
-        version: of its API.
+        version: of its API, by somebody who knows; not asked for then.
         timeout_s: for one whole call, waiting for a free connection included.
         connections: at most this many at a time.
+        default_partition: asks somebody else which partition is the default, where slurmrestd does not tell.
 
     Every method raises ``UnavailableError`` ``scheduler-unreachable`` when slurmrestd or slurmctld is down or
     too slow, and ``InternalError`` ``slurm-token-refused`` or ``slurm-answer`` when an operator must act.
     """
 
     def __init__(
-        self, socket: str, *, version: str = v0038.VERSION, timeout_s: float = 15.0, connections: int = 16
+        self,
+        socket: str,
+        *,
+        version: str | None = None,
+        timeout_s: float = 15.0,
+        connections: int = 16,
+        default_partition: Callable[[Who], Awaitable[str | None]] | None = None,
     ) -> None:
-        if version not in ADAPTERS:
+        if version is not None and version not in ADAPTERS:
             raise ConfigError(f"slurmrestd's API {version!r} is not supported; known: {', '.join(ADAPTERS)}")
-        self._socket = socket
-        self._adapter = ADAPTERS[version]
-        self._past = PAST.get(version)
+        self._pool = Pool(socket, connections)
         self._timeout_s = timeout_s
-        self._connections = connections
-        self._session: aiohttp.ClientSession | None = None
+        self._default_partition = default_partition
+        self._family: Family | None = None if version is None else ADAPTERS[version]
+        self._choosing = asyncio.Lock()
 
     async def __aenter__(self) -> Self:
-        trace = aiohttp.TraceConfig()
-        trace.on_request_headers_sent.append(_mark_sent)
-        self._session = aiohttp.ClientSession(
-            "http://slurmrestd",
-            connector=aiohttp.UnixConnector(self._socket, limit=self._connections, keepalive_timeout=30.0),
-            timeout=aiohttp.ClientTimeout(),  # none of its own: _exchange has one deadline for everything
-            cookie_jar=aiohttp.DummyCookieJar(),
-            trace_configs=[trace],
-        )
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._session is not None:
-            await self._session.close()
-            self._session = None
+        self._pool.close()
+
+    async def version(self, who: Who) -> str:
+        """The API version in use, such as ``v0.0.42``."""
+        return (await self._chosen(who)).version
 
     async def submit(self, who: Who, spec: JobSpec) -> Submitted:
         """Hand a job to Slurm, once.
 
         Raises:
-            RequestError: the job could not work; nothing was sent.
+            RequestError: the job could not work; it was not sent.
             SchedulerError: Slurm's refusal, or ``submit-unknown`` (504) if it may have taken the job.
             AccessError: ``scheduler-denied``: Slurm takes nothing from this account.
         """
-        body = self._adapter.submit_body(spec, who.localname)
-        sent = SimpleNamespace(yes=False)
-        path = self._adapter.submit_path()
+        return await self._served(who, lambda family: self._submit(who, spec, family))
+
+    async def _submit(self, who: Who, spec: JobSpec, family: Family) -> Submitted:
+        body = family.submit_body(spec, who.localname)
+        sent = Sent()
         try:
-            answer = await self._exchange(who, "POST", path, JOB_LIMIT, body=body, sent=sent)
+            answer = await self._exchange(who, "POST", family.submit_path(), JOB_LIMIT, body=body, sent=sent)
         except Error as error:
             if sent.yes:
                 raise answers.submit_unknown(error.message) from error
             raise
         try:
-            return self._adapter.read_submitted(answer)
+            return family.read_submitted(answer)
         except Error as error:
-            if error.code != "slurm-token-refused" or answer.status == 401:
-                raise
-            await self._token_or_unknown(who, error)
+            if error.code == "slurm-token-refused" and answer.status not in _PLAIN_ABOUT_TOKENS:
+                await self._token_or_unknown(who, error)
             raise
 
     async def job(self, who: Who, job_id: int) -> Job:
@@ -163,33 +155,33 @@ class SlurmRest:
         """
         _possible(job_id)
 
-        async def once() -> Job:
-            answer = await self._exchange(who, "GET", self._adapter.job_path(job_id), JOB_LIMIT)
-            return self._adapter.read_job(answer, job_id, who.localname)
+        async def once(family: Family) -> Job:
+            answer = await self._exchange(who, "GET", family.job_path(job_id), JOB_LIMIT)
+            return family.read_job(answer, job_id, who.localname)
 
-        return await self._twice(once)
+        return await self._twice(who, once)
 
     async def jobs(self, who: Who) -> list[Job]:
         """The jobs of ``who`` that Slurm still knows, oldest first. Costs Slurm a walk over all jobs."""
 
-        async def once() -> list[Job]:
-            answer = await self._exchange(who, "GET", self._adapter.jobs_path(), LIST_LIMIT)
-            return self._adapter.read_jobs(answer, who.localname)
+        async def once(family: Family) -> list[Job]:
+            answer = await self._exchange(who, "GET", family.jobs_path(), LIST_LIMIT)
+            return family.read_jobs(answer, who.localname)
 
-        return await self._twice(once)
+        return await self._twice(who, once)
 
     async def past(self, who: Who, job_id: int) -> list[Past]:
         """What Slurm's accounting has under this id, also of others; empty where we cannot read it in this version."""
         _possible(job_id)
-        adapter = self._past
-        if adapter is None:
-            return []
 
-        async def once() -> list[Past]:
+        async def once(family: Family) -> list[Past]:
+            adapter = PAST.get(family.version)
+            if adapter is None:
+                return []
             answer = await self._exchange(who, "GET", adapter.past_path(job_id), JOB_LIMIT)
             return adapter.read_past(answer, job_id)
 
-        return await self._twice(once)
+        return await self._twice(who, once)
 
     async def cancel(self, who: Who, job_id: int) -> None:
         """End a job; fine for one that has ended already.
@@ -199,11 +191,12 @@ class SlurmRest:
         """
         _possible(job_id)
 
-        async def once() -> None:
-            answer = await self._exchange(who, "DELETE", self._adapter.job_path(job_id), JOB_LIMIT)
-            self._adapter.read_cancelled(answer, job_id)
+        async def once(family: Family) -> None:
+            await self._own(who, job_id, family)
+            answer = await self._exchange(who, "DELETE", family.job_path(job_id), JOB_LIMIT)
+            family.read_cancelled(answer, job_id)
 
-        await self._twice(once)
+        await self._twice(who, once)
 
     async def change(self, who: Who, job_id: int, change: JobChange) -> None:
         """Change a job that has not ended; making the same change twice does no harm.
@@ -212,13 +205,13 @@ class SlurmRest:
             SchedulerError: ``no-such-job`` (404); ``change-refused`` (422) with Slurm's words.
         """
         _possible(job_id)
-        body = self._adapter.update_body(change)
 
-        async def once() -> None:
-            answer = await self._exchange(who, "POST", self._adapter.job_path(job_id), JOB_LIMIT, body=body)
-            self._adapter.read_updated(answer, job_id)
+        async def once(family: Family) -> None:
+            body = family.update_body(change)
+            answer = await self._exchange(who, "POST", family.job_path(job_id), JOB_LIMIT, body=body)
+            family.read_updated(answer, job_id)
 
-        await self._twice(once)
+        await self._twice(who, once)
 
     async def signal(self, who: Who, job_id: int, signal: str) -> None:
         """Send ``signal`` (USR1, ...) to the job's steps.
@@ -227,45 +220,89 @@ class SlurmRest:
             SchedulerError: ``no-such-job`` (404), ``change-refused`` (422): it does not run.
         """
         _possible(job_id)
+
         # Not repeated: a signal is no state that could be reached twice.
-        answer = await self._exchange(who, "DELETE", self._adapter.signal_path(job_id, signal), JOB_LIMIT)
-        self._adapter.read_signalled(answer, job_id)
+        async def once(family: Family) -> None:
+            await self._own(who, job_id, family)
+            answer = await self._exchange(who, "DELETE", family.signal_path(job_id, signal), JOB_LIMIT)
+            family.read_signalled(answer, job_id)
+
+        await self._served(who, once)
 
     async def partitions(self, who: Who) -> list[Partition]:
         """The partitions ``who`` may see."""
 
-        async def once() -> list[Partition]:
-            answer = await self._exchange(who, "GET", self._adapter.partitions_path(), LIST_LIMIT)
-            return self._adapter.read_partitions(answer)
+        async def once(family: Family) -> list[Partition]:
+            answer = await self._exchange(who, "GET", family.partitions_path(), LIST_LIMIT)
+            return family.read_partitions(answer)
 
-        return await self._twice(once)
+        found = await self._twice(who, once)
+        if self._default_partition is None or all(one.is_default is not None for one in found):
+            return found
+        default = await self._default_partition(who)
+        return [msgspec.structs.replace(one, is_default=one.name == default) for one in found]
 
     async def nodes(self, who: Who) -> list[Node]:
         """The nodes ``who`` may see."""
 
-        async def once() -> list[Node]:
-            answer = await self._exchange(who, "GET", self._adapter.nodes_path(), LIST_LIMIT)
-            return self._adapter.read_nodes(answer)
+        async def once(family: Family) -> list[Node]:
+            answer = await self._exchange(who, "GET", family.nodes_path(), LIST_LIMIT)
+            return family.read_nodes(answer)
 
-        return await self._twice(once)
+        return await self._twice(who, once)
 
     async def ping(self, who: Who) -> None:
         """Raise unless slurmctld answers; needs a token like every other call."""
 
-        async def once() -> None:
-            answer = await self._exchange(who, "GET", self._adapter.ping_path(), JOB_LIMIT)
-            self._adapter.read_ping(answer)
+        async def once(family: Family) -> None:
+            answer = await self._exchange(who, "GET", family.ping_path(), JOB_LIMIT)
+            family.read_ping(answer)
 
-        await self._twice(once)
+        await self._twice(who, once)
 
-    async def _twice(self, once: Callable[[], Awaitable[T]]) -> T:
+    async def _own(self, who: Who, job_id: int, family: Family) -> None:
+        """Raise ``no-such-job`` for another user's job, where only asking for its end would do harm."""
+        if not family.deletes_anothers:
+            answer = await self._exchange(who, "GET", family.job_path(job_id), JOB_LIMIT)
+            family.read_job(answer, job_id, who.localname)
+
+    async def _twice(self, who: Who, once: Callable[[Family], Awaitable[T]]) -> T:
         """Ask again if the token seems refused: slurmctld dying at that moment looks the same, once."""
         try:
-            return await once()
+            return await self._served(who, once)
         except Error as error:
             if error.code != "slurm-token-refused":
                 raise
-            return await once()
+            return await self._served(who, once)
+
+    async def _served(self, who: Who, act: Callable[[Family], Awaitable[T]]) -> T:
+        """Act with the version slurmrestd speaks; another slurmrestd may stand at the socket since last time."""
+        family = await self._chosen(who)
+        try:
+            return await act(family)
+        except Error as error:
+            if error.code != answers.NOT_SERVED:
+                raise
+            if self._family is family:
+                self._family = None
+            return await act(await self._chosen(who))
+
+    async def _chosen(self, who: Who) -> Family:
+        """The newest version that slurmrestd and we know."""
+        if self._family is not None:
+            return self._family
+        async with self._choosing:
+            if self._family is None:
+                answer = await self._exchange(who, "GET", OPENAPI, OPENAPI_LIMIT)
+                if answer.status != 200 or "json" not in answer.content_type:
+                    raise answers.plain_error(answer)
+                served = {match.decode() for match in _SERVED.findall(answer.body)}
+                known = [version for version in ADAPTERS if version in served]
+                if not known:
+                    said = ", ".join(sorted(served)) or "none"
+                    raise answers.not_served(f"slurmrestd serves {said}; we know {', '.join(ADAPTERS)}")
+                self._family = ADAPTERS[known[0]]
+            return self._family
 
     async def _token_or_unknown(self, who: Who, error: Error) -> None:
         """slurmctld hung up on a submission: if a ping shows that the token is good, it may have the job."""
@@ -285,62 +322,38 @@ class SlurmRest:
         limit: int,
         *,
         body: bytes | None = None,
-        sent: SimpleNamespace | None = None,
+        sent: Sent | None = None,
     ) -> Answer:
         """One HTTP request and its whole answer, of at most ``limit`` bytes."""
-        if self._session is None:
-            raise RuntimeError("SlurmRest is used outside its 'async with'")
         headers = {"X-SLURM-USER-NAME": who.localname, "X-SLURM-USER-TOKEN": who.token}
         if body is not None:
             headers["Content-Type"] = "application/json"
+        request = link.request(method, path, headers, body)
         begin = time.monotonic()
         try:
-            async with (
-                asyncio.timeout(self._timeout_s),
-                self._session.request(
-                    method,
-                    path,
-                    headers=headers,
-                    data=None if body is None else io.BytesIO(body),
-                    allow_redirects=False,
-                    trace_request_ctx=sent,
-                ) as response,
-            ):
-                content = await _read(response, limit)
-                kind = response.headers.get("Content-Type", "")
-                return Answer(response.status, kind, content, time.monotonic() - begin)
+            async with asyncio.timeout(self._timeout_s):
+                reply = await self._pool.exchange(request, limit, sent or Sent())
         except TimeoutError as error:
             raise answers.unreachable(f"no answer from slurmrestd in {self._timeout_s:g} s") from error
-        except (aiohttp.ClientError, OSError) as error:
-            raise answers.unreachable(f"slurmrestd: {_words(error)}") from error
+        except link.TooLongError as error:
+            raise answers.unreadable(str(error)) from error
+        except link.HungUpError as error:
+            raise answers.unreachable(f"slurmrestd: {error}") from error
+        except OSError as error:
+            raise answers.unreachable(f"slurmrestd: {error.strerror or type(error).__name__}") from error
+        return Answer(reply.status, reply.headers.get("content-type", ""), reply.body, time.monotonic() - begin)
 
 
-async def _read(response: aiohttp.ClientResponse, limit: int) -> bytes:
-    parts, size = [], 0
-    async for part in response.content.iter_any():
-        size += len(part)
-        if size > limit:
-            response.close()
-            raise answers.unreadable(f"more than {limit} bytes")
-        parts.append(part)
-    return b"".join(parts)
+class Sent:
+    """Whether anything of a request was written: called by the pool when it is about to."""
 
+    yes = False
 
-async def _mark_sent(session: object, context: SimpleNamespace, params: object) -> None:
-    if context.trace_request_ctx is not None:
-        context.trace_request_ctx.yes = True
+    def __call__(self) -> None:
+        self.yes = True
 
 
 def _possible(job_id: int) -> None:
     """Slurm's job ids are positive and below its special values; others would be a 400 from slurmrestd."""
     if not 0 < job_id < 0xFFFF0000:
         raise answers.no_such_job(job_id)
-
-
-def _words(error: Exception) -> str:
-    """aiohttp's texts without the request in them: a request holds the token."""
-    if isinstance(error, aiohttp.ClientConnectorError):
-        return error.os_error.strerror or type(error.os_error).__name__
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    return type(error).__name__

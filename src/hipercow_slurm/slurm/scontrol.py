@@ -1,4 +1,6 @@
-"""What slurmrestd cannot do for a user, by ``scontrol`` with the user's own token: requeue.
+"""What slurmrestd cannot do for a user, or does not tell, by ``scontrol`` with the user's own token.
+
+That is: requeue (before v0.0.45), and which partition is the default (v0.0.40 to v0.0.42).
 
 The token goes into the child's environment (readable by our uid and root alone), never into its arguments; scontrol
 gets nothing else of ours. With an ``AuthType=auth/jwt`` slurm.conf it needs no munge (measured, 22.05: 8 ms).
@@ -9,12 +11,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
+import time
 
 from hipercow_slurm.errors import Error
 from hipercow_slurm.slurm import answers
 from hipercow_slurm.slurm.rest import Who
 
 _TIMEOUT_S = 15.0
+_REMEMBERED_S = 60.0
+_OUTPUT_LIMIT = 4 * 1024 * 1024  # bytes; a partition is half a kilobyte
+_DEFAULT = re.compile(r"^PartitionName=(\S+) .*\bDefault=YES\b", re.MULTILINE)
 _UNKNOWN = ("Invalid job id", "Access/permission denied", "Invalid user id")
 _UNREACHABLE = ("Unable to contact slurm controller", "Connection refused", "Socket timed out")
 _TOKEN = ("Protocol authentication error", "Zero Bytes", "auth")
@@ -25,6 +32,7 @@ class Scontrol:
 
     def __init__(self, program: str, conf: str) -> None:
         self._program, self._conf = program, conf
+        self._default: tuple[float, str | None] | None = None
 
     async def requeue(self, who: Who, job_id: int) -> None:
         """Put a job of ``who`` back into the queue; what runs of it is ended.
@@ -33,11 +41,26 @@ class Scontrol:
             SchedulerError: ``no-such-job`` (404); ``change-refused`` (422) with Slurm's words.
             UnavailableError: slurmctld does not answer.
         """
-        status, words = await self._run(who, "requeue", str(job_id))
+        status, _, words = await self._run(who, "requeue", str(job_id))
         if status:
             raise _error(words, job_id)
 
-    async def _run(self, who: Who, *arguments: str) -> tuple[int, str]:
+    async def default_partition(self, who: Who) -> str | None:
+        """The default partition's name, at most a minute old; None if there is none, or ``who`` may not see it.
+
+        Raises:
+            UnavailableError: slurmctld does not answer.
+        """
+        if self._default is None or time.monotonic() - self._default[0] > _REMEMBERED_S:
+            status, said, words = await self._run(who, "--oneliner", "show", "partitions")
+            if status:
+                raise answers.unreachable(words)
+            found = _DEFAULT.search(said)
+            self._default = time.monotonic(), found and found[1]
+        return self._default[1]
+
+    async def _run(self, who: Who, *arguments: str) -> tuple[int, str, str]:
+        """Its exit status, standard output and, on one line, standard error."""
         env = {"PATH": os.defpath, "SLURM_CONF": self._conf, "SLURM_JWT": who.token}
         try:
             process = await asyncio.create_subprocess_exec(
@@ -45,14 +68,14 @@ class Scontrol:
                 *arguments,
                 env=env,
                 stdin=asyncio.subprocess.DEVNULL,
-                stdout=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.PIPE,
             )
         except OSError as error:
             raise answers.unreachable(f"{self._program} cannot be run: {error.strerror}") from error
         try:
             async with asyncio.timeout(_TIMEOUT_S):
-                _, stderr = await process.communicate()
+                stdout, stderr = await process.communicate()
         except TimeoutError:
             raise answers.unreachable(f"no answer through scontrol in {_TIMEOUT_S:g} s") from None
         finally:
@@ -60,7 +83,8 @@ class Scontrol:
                 with contextlib.suppress(ProcessLookupError):
                     process.kill()
                 await process.wait()
-        return process.returncode or 0, " ".join(stderr.decode("utf-8", "replace").split())[:300]
+        said = stdout[:_OUTPUT_LIMIT].decode("utf-8", "replace")
+        return process.returncode or 0, said, " ".join(stderr.decode("utf-8", "replace").split())[:300]
 
 
 def _error(words: str, job_id: int) -> Error:

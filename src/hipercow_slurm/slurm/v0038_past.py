@@ -10,8 +10,8 @@ import msgspec
 
 from hipercow_slurm.slurm import answers
 from hipercow_slurm.slurm.answers import Answer, Refusal
+from hipercow_slurm.slurm.cluster import names_of
 from hipercow_slurm.slurm.model import Past
-from hipercow_slurm.slurm.v0038_cluster import names_of
 
 NOTHING_FOUND = 9003
 DBD_DOWN = 7000

@@ -20,12 +20,14 @@ import aiohttp
 
 from hipercow_slurm.krb5 import creds
 from hipercow_slurm.signer.client import SignerClient
-from hipercow_slurm.slurm import v0038
 from hipercow_slurm.slurm.model import JobSpec
+from hipercow_slurm.slurm.v0038 import V0038
 from hipercow_slurm.testing.sandbox.layout import API_URL, CONFIG, HEAD, REST_SOCKET, SIGNER_SOCKET, fqdn
 
 SCRIPT = "#!/bin/sh\ntrue\n"
 SLURM_CONF = "/tmp/bench-slurm.conf"  # in the sandbox: the cluster's, without our plugin
+
+_API = V0038()  # this machine's Slurm is 22.05
 
 Once = Callable[[], Awaitable[None]]
 
@@ -91,11 +93,11 @@ async def _once(ask: Ask, http: aiohttp.ClientSession) -> Once:
     if ask.way.startswith("rest"):
         headers = await _slurm_headers(ask)
         spec = JobSpec(script=SCRIPT, hold=True, working_directory="/tmp", environment={"PATH": "/bin:/usr/bin"})
-        body, path = v0038.submit_body(spec, ask.user), v0038.submit_path()
+        body, path = _API.submit_body(spec, ask.user), _API.submit_path()
         if ask.way == "rest":
             return lambda: _post(http, f"http://slurmrestd{path}", headers, body, 200)
         answer = json.loads(await _ask(http, "POST", f"http://slurmrestd{path}", headers, body, 200))
-        url = f"http://slurmrestd{v0038.job_path(answer['job_id'])}"
+        url = f"http://slurmrestd{_API.job_path(answer['job_id'])}"
         return lambda: _get(http, url, headers)
     headers = {"Authorization": f"Bearer {ask.token}"}
     body = json.dumps({"script": SCRIPT, "hold": True, "working_directory": "/tmp"}).encode()

@@ -1,11 +1,14 @@
-"""What slurmrestd v0.0.38 sends: the shapes of its JSON as far as we read them, and its refusals. No I/O."""
+"""What an answer of slurmrestd says, in the plainest form: v0.0.38's own, into which newer versions are brought.
+
+Numbers are bare, a state is one word, an exit code is a raw wait status. The structs read v0.0.38's JSON as it is;
+data_parser.py makes the same out of the newer JSON. No I/O.
+"""
 
 from __future__ import annotations
 
 import msgspec
 
-from hipercow_slurm.slurm import answers
-from hipercow_slurm.slurm.answers import Answer, Refusal
+from hipercow_slurm.slurm.answers import Refusal
 
 
 class RawRefusal(msgspec.Struct):
@@ -50,10 +53,10 @@ class RawJob(msgspec.Struct):
 
 
 class RawPartition(msgspec.Struct):
-    """-1 stands for "no limit" in some of these numbers, null in others."""
+    """-1 stands for "no limit" in some of these numbers, null in others; ``flags`` None: not told."""
 
     name: str
-    flags: list[str] = []
+    flags: list[str] | None = None
     state: str = ""
     nodes: str | None = None
     total_cpus: int = 0
@@ -81,25 +84,16 @@ class RawNode(msgspec.Struct):
 
 
 class RawBody(msgspec.Struct):
+    """``notes``: what newer versions call warnings; v0.0.38 has them among ``errors``."""
+
     errors: list[RawRefusal] = []
     jobs: list[RawJob] = []
     partitions: list[RawPartition] = []
     nodes: list[RawNode] = []
     pings: list[RawPing] = []
+    notes: list[str] = []
     job_id: int | None = None
     job_submit_user_msg: str | None = None
-
-
-_decoder = msgspec.json.Decoder(RawBody)
-
-
-def body_of(answer: Answer) -> RawBody:
-    if "json" not in answer.content_type:
-        raise answers.plain_error(answer)
-    try:
-        return _decoder.decode(answer.body)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:  # broken JSON, unexpected types, not UTF-8
-        raise answers.unreadable(f"HTTP {answer.status} with unexpected JSON: {error}") from error
 
 
 def refusals_of(body: RawBody) -> list[Refusal]:
@@ -110,15 +104,3 @@ def refusals_of(body: RawBody) -> list[Refusal]:
         # A description beside the words repeats them with the job's id, or says where slurmrestd looked.
         found.append(Refusal(number or 0, entry.error or entry.description or "?"))
     return sorted(found, key=lambda refusal: refusal.number == 0)
-
-
-def accepted(answer: Answer, job_id: int | None, *, fine: frozenset[int] = frozenset()) -> RawBody:
-    body = body_of(answer)
-    refusals = refusals_of(body)
-    if refusals and refusals[0].number not in fine:
-        if job_id is not None and refusals[0].number in answers.UNKNOWN_JOB:
-            raise answers.no_such_job(job_id)
-        raise answers.error_for(refusals, answer)
-    if answer.status != 200 and not refusals:
-        raise answers.unreadable(f"HTTP {answer.status} without a reason")
-    return body

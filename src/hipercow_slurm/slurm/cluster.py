@@ -1,39 +1,25 @@
-"""Partitions and nodes in slurmrestd's v0.0.38: its JSON to our values. No I/O."""
+"""Partitions and nodes of a bare answer as our values. No I/O."""
 
 from __future__ import annotations
 
 from hipercow_slurm.errors import ProtocolError
 from hipercow_slurm.slurm import answers, hostlist
-from hipercow_slurm.slurm.answers import Answer
+from hipercow_slurm.slurm.bare import RawNode, RawPartition
 from hipercow_slurm.slurm.model import Node, Partition
-from hipercow_slurm.slurm.v0038_raw import RawNode, RawPartition, accepted
 
 NO_LIMIT = 2**32 - 256  # here and above stand Slurm's NO_VAL and INFINITE
-
-
-def read_partitions(answer: Answer) -> list[Partition]:
-    """All partitions in slurmctld's order.
-
-    Raises:
-        Error: refused or not understood.
-    """
-    return [_partition(raw) for raw in accepted(answer, None).partitions]
-
-
-def read_nodes(answer: Answer) -> list[Node]:
-    """All nodes in slurmctld's order.
-
-    Raises:
-        Error: refused or not understood.
-    """
-    return [_node(raw) for raw in accepted(answer, None).nodes]
 
 
 def _limit(number: int | None) -> int | None:
     return number if number is not None and 0 < number < NO_LIMIT else None
 
 
-def _partition(raw: RawPartition) -> Partition:
+def partition(raw: RawPartition) -> Partition:
+    """One partition.
+
+    Raises:
+        InternalError: its nodes are no hostlist.
+    """
     return Partition(
         name=raw.name,
         state=raw.state,
@@ -44,11 +30,12 @@ def _partition(raw: RawPartition) -> Partition:
         default_time_min=_limit(raw.default_time_limit),
         max_nodes_per_job=_limit(raw.maximum_nodes_per_job),
         max_memory_per_node_mb=_limit(raw.maximum_memory_per_node),
-        is_default="default" in raw.flags,
+        is_default=None if raw.flags is None else "default" in raw.flags,
     )
 
 
-def _node(raw: RawNode) -> Node:
+def node(raw: RawNode) -> Node:
+    """One node."""
     return Node(
         name=raw.name,
         state=raw.state.upper(),

@@ -1,0 +1,128 @@
+"""slurmrestd's API from v0.0.40 on (Slurm 23.11 to 26.05), whose JSON its data_parser plugins make. No I/O.
+
+Measured on 24.11.5 (v0.0.40 to v0.0.42) and 26.05.5 (v0.0.42 to v0.0.45), see tests/slurm_answers. Peculiar to this
+family: the script is part of ``job``, ``environment`` is a list, many numbers are objects, choices are lists of words;
+an unknown field is ignored with a warning, so nothing that matters may be misspelt here.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any, ClassVar
+
+import msgspec
+
+from hipercow_slurm.slurm import answers, data_parser_raw
+from hipercow_slurm.slurm.answers import Answer
+from hipercow_slurm.slurm.bare import RawBody
+from hipercow_slurm.slurm.check import check
+from hipercow_slurm.slurm.family import DEFAULT_PATH, SOON_S, Family
+from hipercow_slurm.slurm.model import JobChange, JobSpec
+
+# sbatch's words for mail that this API calls otherwise.
+_MAIL = {
+    "ALL": ["BEGIN", "END", "FAIL", "INVALID_DEPENDENCY", "REQUEUE", "STAGE_OUT"],
+    "NONE": [],
+    "INVALID_DEPEND": ["INVALID_DEPENDENCY"],
+    "TIME_LIMIT": ["TIME=100%"],
+    "TIME_LIMIT_90": ["TIME=90%"],
+    "TIME_LIMIT_80": ["TIME=80%"],
+    "TIME_LIMIT_50": ["TIME=50%"],
+}
+_SHARED = {"exclusive": ["none"], "user": ["user"], "mcs": ["mcs"]}
+
+
+class DataParser(Family):
+    """One version of the family; they differ in fields that are not read here."""
+
+    # slurmctld of 24.11.5 and 26.05.5 stands still for ever after it (Slurm's own `scancel --ctld` does the same).
+    deletes_anothers: ClassVar[bool] = False
+
+    def ping_path(self) -> str:
+        # Its ``ping`` says DOWN for a bad token and for a dead slurmctld alike.
+        return f"/slurm/{self.version}/licenses"
+
+    def read_ping(self, answer: Answer) -> None:
+        self._accepted(answer, None)
+
+    def update_body(self, change: JobChange) -> bytes:
+        wanted = {
+            "hold": change.hold,
+            "time_limit": _number(change.time_limit_min),
+            "nice": change.nice,
+            "begin_time": _number(int(time.time()) + SOON_S) if change.begin_now else None,
+        }
+        return _encoded(wanted)
+
+    def submit_body(self, spec: JobSpec, localname: str) -> bytes:
+        check(spec)
+        environment = {"PATH": DEFAULT_PATH, "USER": localname, "LOGNAME": localname, **spec.environment}
+        job: dict[str, Any] = {
+            "script": spec.script,
+            "name": spec.name or "job",
+            "current_working_directory": spec.working_directory,
+            "environment": [f"{name}={value}" for name, value in environment.items()],
+            "partition": spec.partition,
+            "account": spec.account,
+            "qos": spec.qos,
+            "nodes": None if spec.nodes is None else str(spec.nodes),
+            "tasks": spec.tasks,
+            "cpus_per_task": spec.cpus_per_task,
+            "memory_per_node": _number(spec.memory_mb),
+            "time_limit": _number(spec.time_limit_min),
+            "standard_output": spec.output,
+            "standard_error": spec.error,
+            "array": spec.array,
+            "comment": spec.comment,
+            "hold": True if spec.hold else None,
+            "tasks_per_node": spec.tasks_per_node,
+            "memory_per_cpu": _number(spec.memory_per_cpu_mb),
+            "tres_per_job": _gpus(spec.gpus),
+            "tres_per_node": ",".join(filter(None, (_gres(spec.gres), _gpus(spec.gpus_per_node)))) or None,
+            "tres_per_task": _gpus(spec.gpus_per_task),
+            "licenses": spec.licenses,
+            "constraints": spec.constraint,
+            "required_nodes": None if spec.nodelist is None else [spec.nodelist],
+            "dependency": spec.dependency,
+            "begin_time": _number(spec.begin_time),
+            "reservation": spec.reservation,
+            "requeue": spec.requeue,
+            "shared": None if spec.exclusive is None else _SHARED[spec.exclusive],
+            "open_mode": None if spec.open_mode is None else [spec.open_mode.upper()],
+            "nice": spec.nice,
+            "standard_input": spec.input,
+            "mail_type": _mail(spec.mail_type),
+            "mail_user": spec.mail_user,
+            "priority": _number(spec.priority),
+        }
+        return _encoded({"job": {key: value for key, value in job.items() if value is not None}})
+
+    def body_of(self, answer: Answer) -> RawBody:
+        if "json" not in answer.content_type:
+            raise answers.plain_error(answer)
+        try:
+            return data_parser_raw.read(answer.body)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:  # broken JSON, unexpected types, not UTF-8
+            raise answers.unreadable(f"HTTP {answer.status} with unexpected JSON: {error}") from error
+
+
+def _encoded(values: dict[str, Any]) -> bytes:
+    return msgspec.json.encode({key: value for key, value in values.items() if value is not None})
+
+
+def _number(value: int | None) -> dict[str, Any] | None:
+    return None if value is None else {"set": True, "infinite": False, "number": value}
+
+
+def _gpus(what: str | None) -> str | None:
+    return None if what is None else f"gres/gpu:{what}"
+
+
+def _gres(what: str | None) -> str | None:
+    return None if what is None else ",".join(f"gres/{one.removeprefix('gres/')}" for one in what.split(","))
+
+
+def _mail(what: str | None) -> list[str] | None:
+    if what is None:
+        return None
+    return [word for given in what.upper().split(",") for word in _MAIL.get(given, [given])]
