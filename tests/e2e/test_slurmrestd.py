@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from fix_sandbox import SLURM
 from hipercow_slurm.testing.sandbox.layout import PYTHON
 from hipercow_slurm.testing.story import eventually
 
@@ -83,6 +84,35 @@ def test_a_job_from_token_to_cancellation(sandbox: Sandbox) -> None:
     )
     assert value(cancelled) is None and value(again) is None, "an ended job is cancelled already"
     assert (value(ended)["state"], value(ended)["signal"], value(ended)["exit_code"]) == ("CANCELLED", 15, None), ended
+
+
+VERSIONS = {
+    None: ("v0.0.38",),
+    "24.11": ("v0.0.40", "v0.0.41", "v0.0.42"),
+    "26.05": ("v0.0.42", "v0.0.43", "v0.0.44", "v0.0.45"),
+}
+
+
+@pytest.mark.parametrize("version", VERSIONS[SLURM])
+def test_every_version_that_slurmrestd_serves_and_we_know(sandbox: Sandbox, version: str) -> None:
+    """The newest is used, but a site may serve fewer (slurmrestd -d)."""
+    wanted = {**SLEEPER, "time_limit_min": 7, "comment": version, "environment": {"A": "1"}, "nodes": 2, "memory_mb": 9}
+    job_id = int(value(one(sandbox, "alice", "submit", wanted, version=version))["job_id"])
+    job, partitions, nodes, cancelled, still = map(
+        value,
+        ask(
+            sandbox,
+            ("alice", "wait", job_id, ["RUNNING"]),
+            ("alice", "partitions"),
+            ("alice", "nodes"),
+            ("alice", "cancel", job_id),
+            ("alice", "version"),
+            version=version,
+        ),
+    )
+    assert (job["state"], job["nodes"], job["time_limit_min"], job["comment"]) == ("RUNNING", ["c1", "c2"], 7, version)
+    assert partitions[0]["name"] == "main" and [node["name"] for node in nodes] == ["c1", "c2"] and cancelled is None
+    assert still == version, "another one was used"
 
 
 def test_bob_cannot_see_or_cancel_alices_job(sandbox: Sandbox) -> None:

@@ -25,9 +25,11 @@ from pathlib import Path
 import pytest
 
 import der_parts as der
+from fix_sandbox import SLURM
 from hipercow_slurm.krb5 import krbcred
 from hipercow_slurm.krb5.ccache import file_v4
 from hipercow_slurm.krb5.principal import Principal
+from hipercow_slurm.testing import slurm_tree
 from hipercow_slurm.values import KrbCred
 
 HERE = Path(__file__).parent
@@ -54,6 +56,8 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
     """Plugin and host under address and undefined-behaviour sanitizers."""
     out = tmp_path_factory.mktemp("spank")
     sanitize = "-O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all"
+    if SLURM:  # that release's headers
+        sanitize += f" -I{slurm_tree.find(SLURM).headers}"
     run = ["make", "-s", "-C", str(SOURCE), f"OUT={out}", f"CFLAGS={sanitize}"]
     made = subprocess.run(run, capture_output=True, text=True)
     assert made.returncode == 0 and made.stdout + made.stderr == "", f"{made.stdout}{made.stderr}"

@@ -61,6 +61,7 @@ class Identity:
 ADAPTERS: dict[str, Family] = {f"v0.0.{number}": DataParser(f"v0.0.{number}") for number in range(45, 39, -1)}
 ADAPTERS["v0.0.38"] = V0038()
 
+
 class PastAdapter(Protocol):
     """How to ask slurmdbd, where that is written."""
 
