@@ -46,6 +46,7 @@ ALLOWED: dict[str, set[str]] = {
         "config",
         "daemon",
     },
+    "hipercow": {"client", "Client", "Job", "JobInfo"},
     "agent": {"client", "krb5", "log", "audit", "metrics", "config", "daemon"},
 }
 
@@ -62,6 +63,9 @@ DOORS: dict[str, set[str]] = {
     "prometheus_client": {"metrics", "auksd", "signer", "api", "agent"},
     "joserfc": {"signer", "testing"},
     "click": {"cli", "testing"},
+    "hipercow": {"hipercow", "cli"},
+    "pydantic": {"hipercow"},
+    "taskwait": {"hipercow"},
     "rich": {"cli", "testing"},
 }
 

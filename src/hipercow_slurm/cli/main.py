@@ -36,6 +36,7 @@ COMMANDS: dict[str, tuple[str, str | None, str]] = {
     "ticket": ("cli.ticket:ticket", None, "Show until when your ticket is good, and for which jobs."),
     "sessions": ("cli.user:sessions", None, "List or end your sessions."),
     "clusters": ("cli.user:clusters", None, "List the clusters you know."),
+    "hipercow": ("cli.hipercow:hipercow", "hipercow", "hipercow's own commands, with the driver 'slurm'."),
     "completion": ("cli.completion:completion", None, "Print your shell's completion script."),
     "api": ("cli.operator:api", "server", "Run the HTTP API."),
     "signer": ("cli.operator:signer", "server", "Run the token signer."),

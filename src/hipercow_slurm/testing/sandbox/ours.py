@@ -96,6 +96,9 @@ path = "{layout.SHARE_ON_NODES}"
 
 [hipercow]
 python = {{ "{sys.version_info.major}.{sys.version_info.minor}" = "{layout.PYTHON}" }}
+# Debian 12's R, where somebody installed it, and a library that a test may fill.
+r = {{ "4.2.2" = "/usr/bin/Rscript" }}
+r_libs = "{layout.SHARE_ON_NODES}/r-library"
 """
 
 _SIGNER = f"""\

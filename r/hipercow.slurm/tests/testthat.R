@@ -1,0 +1,4 @@
+library(testthat)
+library(hipercow.slurm)
+
+test_check("hipercow.slurm")
