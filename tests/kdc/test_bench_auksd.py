@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from hipercow_slurm.testing.bench import auksd, auksd_ops, site
+from hipercow_slurm.testing.bench import agent, auksd, auksd_ops, site
 from hipercow_slurm.testing.bench.auksd_ops import Measured, Shape
 from hipercow_slurm.testing.bench.servers import FIRST_UID, Ours
 from hipercow_slurm.testing.bench.tools import Asked
@@ -23,6 +23,14 @@ def test_every_part_of_it_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert len(goals) == 10, goals
     burst = goals[-1]
     assert burst.met is True and " of 50 at " in burst.measured, burst
+
+
+def test_the_agents_part_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Would notice an agent that changed its configuration, its socket or its answers under the benchmark."""
+    goals = agent.run(agent.TINY, tmp_path)
+    printed = capsys.readouterr().out
+    assert "The agent with many jobs" in printed and "A storm: 20 steps" in printed, printed
+    assert len(goals) == 3 and goals[2].met is not None, goals
 
 
 def test_the_load_generator_notices_a_refusal(tmp_path: Path) -> None:

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from hipercow_slurm import log
+from hipercow_slurm.agent import host_key
 from hipercow_slurm.agent.config import CacheServer
 from hipercow_slurm.client.auks import AuksClient, Limits, Server
 from hipercow_slurm.errors import Error, UnavailableError
-from hipercow_slurm.krb5 import creds
 from hipercow_slurm.values import KrbCred
 
 KEYTAB_S = 15.0
@@ -90,7 +90,7 @@ class HostTicket:
     async def _new(self) -> KrbCred:
         try:
             async with asyncio.timeout(KEYTAB_S):
-                return await asyncio.to_thread(creds.keytab_tgt, self.principal, self._keytab)
+                return await host_key.fetch(self.principal, self._keytab)
         except TimeoutError as error:
             raise UnavailableError(
                 f"no ticket for {self.principal} within {KEYTAB_S:.0f} s", code="kdc-unreachable"

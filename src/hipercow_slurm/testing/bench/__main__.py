@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from hipercow_slurm.testing.bench import auksd, launch, submit, table
+from hipercow_slurm.testing.bench import agent, auksd, launch, submit, table
 
 
 def _auksd(folder: Path, *, quick: bool) -> None:
@@ -24,11 +24,15 @@ def _launch(_folder: Path, *, quick: bool) -> None:
     table.show_goals(launch.run(launch.QUICK if quick else launch.FULL))
 
 
+def _agent(folder: Path, *, quick: bool) -> None:
+    table.show_goals(agent.run(agent.QUICK if quick else agent.FULL, folder))
+
+
 def _submit(_folder: Path, *, quick: bool) -> None:
     submit.run(submit.QUICK if quick else submit.FULL)
 
 
-PARTS: dict[str, Callable[..., None]] = {"auksd": _auksd, "submit": _submit, "launch": _launch}
+PARTS: dict[str, Callable[..., None]] = {"auksd": _auksd, "submit": _submit, "launch": _launch, "agent": _agent}
 
 
 def main() -> int:
