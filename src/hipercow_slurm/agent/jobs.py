@@ -14,8 +14,8 @@ or a login with a shorter ticket, takes nothing away.
 Rule 3: whatever happens, the next question is at most ``poll_s`` away, and before half of what the ticket still
 has to live: waiting halves itself as the end comes near, down to ``FLOOR_S``.
 
-Times are seconds since 1970. Waits are shortened at random by up to a quarter, so that the nodes of one large job
-spread out.
+Times are seconds since 1970. Waits are shortened at random by up to a quarter, the first one by up to three, so that
+the nodes of one large job spread out: they start together, and a fresh ticket is not fetched by all of them at once.
 """
 
 from __future__ import annotations
@@ -217,7 +217,7 @@ class Jobs:
             return
         owner.asking = False
         owner.problem = problem
-        wait = self._poll_s
+        wait, shorter = self._poll_s, 0.25 if owner.answered else 0.75
         if problem is not None and problem.passing:
             owner.failures += 1
             wait = min(wait, FIRST_RETRY_S * 2 ** min(owner.failures - 1, 20))
@@ -227,7 +227,7 @@ class Jobs:
         ends = [job.ticket.times.endtime for job in self.of(uid) if job.ticket and job.ticket.times.endtime > now]
         if ends:
             wait = min(wait, max(FLOOR_S, (min(ends) - now) / 2))
-        owner.next_question = now + wait * (1 - self._chance() / 4)
+        owner.next_question = now + wait * (1 - self._chance() * shorter)
 
     def unseen(self, live: set[int], now: float) -> list[Job]:
         """One check of which jobs have processes here; the jobs to end because ``CHECKS`` checks missed them."""

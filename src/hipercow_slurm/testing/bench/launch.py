@@ -1,13 +1,15 @@
 """Part ``launch`` of the benchmark: what the plugin and the agent add to a launch, in one sandbox.
 
 Three configurations in turn, several rounds of each, so that a busy minute of the machine hits all alike: no plugin,
-ours, and ours with every agent down. slurmd is restarted with each: it learns only at its start whether there is a
-prolog to run. The times are those of the commands as a user waits for them.
+ours, and ours with every agent down; a fourth is the plugin at ``PEER_SPANK``, asking the same cache. slurmd is
+restarted with each: it learns only at its start whether there is a prolog to run. The times are those of the commands
+as a user waits for them.
 """
 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,13 +17,27 @@ from statistics import median
 
 from hipercow_slurm.testing.bench.table import Goal, Table, show
 from hipercow_slurm.testing.sandbox import Sandbox
-from hipercow_slurm.testing.sandbox.layout import HEAD, LOGIN
+from hipercow_slurm.testing.sandbox.layout import AUKSD_PORT, HEAD, LOGIN, REALM, fqdn
 from hipercow_slurm.testing.story import LoginNode, eventually
 
 USER = "alice"
 PLUGSTACK = "/etc/slurm/plugstack.conf"
-CONFIGURATIONS = ("no plugin", "ours", "ours, agent down")
+NONE, OURS, DOWN, PEER = "no plugin", "ours", "ours, agent down", "peer"
 GOAL = 1.1
+PEER_GOAL = 0.5  # of the peer's extra time
+WAYS = ("srun", "step", "sbatch", "batch")
+
+# The peer's own files: its configuration, and the ccache with which its plugin asks (its sites renew that by cron).
+PEER_CONF = f"""\
+common {{
+    PrimaryHost = "{fqdn(HEAD)}" ;
+    PrimaryPort = {AUKSD_PORT} ;
+    PrimaryPrincipal = "auks/{fqdn(HEAD)}@{REALM}" ;
+}}
+api {{ LogFile = "/dev/null" ; LogLevel = 0 ; }}
+renewer {{ LogFile = "/dev/null" ; LogLevel = 0 ; }}
+"""
+PEER_CCACHE = "FILE:/tmp/krb5cc_0"
 
 # On the login node as the user: {way: [seconds, ...]}. "step": srun inside an allocation, where no scheduler is waited
 # for; "sbatch": the command; "batch": from the first of so many sbatch to the end of the last of their jobs, per job.
@@ -68,12 +84,15 @@ def run(plan: Plan) -> list[Goal]:
 def measure(sandbox: Sandbox, plan: Plan) -> list[Goal]:
     """Measure in a running sandbox, which is as before afterwards."""
     LoginNode(sandbox, USER).kinit()
-    times: Times = {name: {} for name in CONFIGURATIONS}
     with _plugstack_kept(sandbox) as ours:
+        lines = {NONE: "", OURS: ours, DOWN: ours}
+        if peer := peer_plugin():
+            lines[PEER] = _prepare_peer(sandbox, peer)
+        times: Times = {name: {} for name in lines}
         for number in range(plan.rounds):
-            order = CONFIGURATIONS[number % 3 :] + CONFIGURATIONS[: number % 3]
-            for name in order:
-                with _configured(sandbox, name, ours):
+            first = number % len(lines)
+            for name in [*lines][first:] + [*lines][:first]:
+                with _configured(sandbox, name, lines[name]):
                     done = sandbox.run(
                         LOGIN, ["hipercow-python", "-c", DRIVER, str(plan.launches)], user=USER, timeout=900
                     )
@@ -93,16 +112,40 @@ def _plugstack_kept(sandbox: Sandbox) -> Iterator[str]:
 
 
 @contextmanager
-def _configured(sandbox: Sandbox, name: str, ours: str) -> Iterator[None]:
-    _plugstack(sandbox, "" if name == "no plugin" else ours)
-    agents = [f"agent@{node}" for node in sandbox.options.nodes] if name == "ours, agent down" else []
+def _configured(sandbox: Sandbox, name: str, line: str) -> Iterator[None]:
+    _plugstack(sandbox, line)
+    agents = [f"agent@{node}" for node in sandbox.options.nodes] if name == DOWN else []
     for agent in agents:
         sandbox.service(agent).stop()
+    if name in (OURS, PEER):  # one that does nothing would look splendid
+        sandbox.run(LOGIN, ["srun", "klist", "-s"], user=USER)
     try:
         yield
     finally:
         for agent in agents:
             sandbox.service(agent).start()
+
+
+def peer_plugin() -> str | None:
+    """The plugin at PEER_SPANK, if the person wants one beside ours.
+
+    Raises:
+        RuntimeError: it is no file.
+    """
+    plugin = os.environ.get("PEER_SPANK")
+    if plugin and not os.access(plugin, os.R_OK):
+        raise RuntimeError(f"PEER_SPANK={plugin} is not a plugin")
+    return plugin or None
+
+
+def _prepare_peer(sandbox: Sandbox, plugin: str) -> str:
+    """Its files on all hosts; its line for plugstack.conf."""
+    for host in (LOGIN, *sandbox.options.nodes):
+        sandbox.run(host, ["mkdir", "-p", "/etc/auks"])
+        sandbox.run(host, ["tee", "/etc/auks/auks.conf"], input=PEER_CONF)
+    for node in sandbox.options.nodes:
+        sandbox.run(node, ["kinit", "-k", "-c", PEER_CCACHE, f"host/{fqdn(node)}"])
+    return f"required {plugin} conf=/etc/auks/auks.conf default=enabled hostcredcache={PEER_CCACHE}\n"
 
 
 def _plugstack(sandbox: Sandbox, line: str) -> None:
@@ -120,9 +163,9 @@ def _plugstack(sandbox: Sandbox, line: str) -> None:
 
 
 def _show(times: Times, plan: Plan) -> None:
-    base = times["no plugin"]
+    base = times[NONE]
     rows: list[Sequence[object]] = []
-    for name in CONFIGURATIONS:
+    for name in times:
         for way, seconds in times[name].items():
             middle = median(seconds)
             rows.append((way, name, len(seconds), middle * 1e3, max(seconds) * 1e3, middle / median(base[way])))
@@ -132,7 +175,14 @@ def _show(times: Times, plan: Plan) -> None:
 
 
 def _goals(times: Times) -> Iterator[Goal]:
-    for way in ("srun", "step", "sbatch", "batch"):
-        for name in CONFIGURATIONS[1:]:
-            ratio = median(times[name][way]) / median(times["no plugin"][way])
+    for way in WAYS:
+        for name in (OURS, DOWN):
+            ratio = median(times[name][way]) / median(times[NONE][way])
             yield Goal(f"{way}: {name}, at most {GOAL}x of no plugin", f"{ratio:.2f}x", ratio <= GOAL)
+    for way in WAYS:
+        text = f"{way}: at most {PEER_GOAL}x of the peer's extra time"
+        if PEER not in times:
+            yield Goal(text, "no PEER_SPANK in this run", None)
+            continue
+        ours, peer = (median(times[name][way]) - median(times[NONE][way]) for name in (OURS, PEER))
+        yield Goal(text, f"{ours * 1e3:+.0f} ms of {peer * 1e3:+.0f} ms", ours <= PEER_GOAL * peer)
