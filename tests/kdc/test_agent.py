@@ -180,7 +180,8 @@ def test_small_and_asleep(site: Site) -> None:
     site.login("games")
     site.login("news")
     with site.agent("small", poll_s=600.0, sweep_s=600.0) as agent:
-        time.sleep(0.5)
+        until("it has its own ticket", lambda: agent.lines("agent.host_ticket"), 15)
+        time.sleep(1.0)
         idle = agent.proc("status", "voluntary_ctxt_switches")
         time.sleep(1.5)
         assert agent.proc("status", "voluntary_ctxt_switches") - idle <= 1, "it wakes up with nothing to do"

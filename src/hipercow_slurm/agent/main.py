@@ -36,6 +36,7 @@ async def serve(config_path: Path, stop: asyncio.Event) -> None:
     await keeper.take_over()
     listener = server.listen(Path(file.agent.socket))
     work = [
+        asyncio.create_task(host.warm()),
         asyncio.create_task(keeper.run()),
         asyncio.create_task(server.Server(keeper, Status(keeper, host), holder).run(listener)),
     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Sequence
 from typing import Protocol
@@ -54,6 +55,12 @@ class HostTicket:
     def endtime(self) -> int | None:
         """When the ticket in hand ends; None before the first."""
         return self._cred.times.endtime if self._cred else None
+
+    async def warm(self) -> None:
+        """Get the first ticket before the first job needs it; trouble is said in the log. Never ends by itself."""
+        with contextlib.suppress(Error):
+            await self.current()
+        await asyncio.Event().wait()
 
     async def current(self) -> KrbCred:
         """A ticket that is good now.

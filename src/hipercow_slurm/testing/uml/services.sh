@@ -5,6 +5,7 @@ log=/run/node-log
 pid=/run/$2.pid
 
 start_agent() {
+    rm -f /run/hipercow-slurm/agent/agent.sock # the one before left it, and it would look like this one's
     setsid hipercow-slurm agent --config /etc/hipercow-slurm/agent.toml >>"$log/agent@$node.log" 2>&1 &
     echo $! >"$pid"
     for _ in $(seq 300); do
