@@ -5,6 +5,7 @@ PrologFlags=Contain."""
 from __future__ import annotations
 
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -211,6 +212,27 @@ def test_a_job_with_a_tmp_of_its_own(sandbox: Sandbox, alice: LoginNode) -> None
         assert alice.do(*private).splitlines() == ["secret of alice"]
     lost = sandbox.run("login", private, user="alice", check=False)
     assert lost.returncode != 0, f"this test proves nothing: /tmp is not private here: {lost}"
+
+
+def test_an_agent_that_hangs_delays_a_job_no_longer_than_told(sandbox: Sandbox, alice: LoginNode) -> None:
+    """The prolog and the step each wait timeout_ms, then the plugin's policy decides; the node stays fine."""
+    path, told_s = "/etc/slurm/plugstack.conf", 2.0
+    before = sandbox.read("c1", path)
+    sandbox.run("c1", ["tee", path], input=before.replace("timeout_ms=5000", f"timeout_ms={told_s * 1000:.0f}"))
+    began = time.monotonic()
+    alice.do("srun", "-w", "c1", "true")
+    usual = time.monotonic() - began
+    sandbox.service("agent@c1").pause()
+    try:
+        began = time.monotonic()
+        said = sandbox.run("login", ["srun", "-w", "c1", "echo", "RAN"], user="alice")
+        took = time.monotonic() - began
+    finally:
+        sandbox.service("agent@c1").resume()
+        sandbox.run("c1", ["tee", path], input=before)
+    assert "RAN" in said.stdout and "agent did not answer" in said.stdout + said.stderr, said
+    assert 2 * told_s <= took <= 3 * told_s + 20 * usual + 5, f"{took:.1f} s, usually {usual:.1f} s"
+    assert "drain" not in sandbox.run("head", ["sinfo", "-h", "-N", "-o", "%T"]).stdout
 
 
 def test_the_documentation_has_these_lines() -> None:

@@ -252,30 +252,6 @@ def test_clock_set_back_by_an_hour() -> None:
     assert jobs.due(6_400) == [UID], "nothing would be asked for an hour"
 
 
-def test_a_thousand_nodes_of_one_job_do_not_come_as_one() -> None:
-    """All start in the same instant and hear of the same ticket. The questions after that spread out: what the cache
-    sees in its worst second is a few times the average, not everybody; and each node still asks within poll_s."""
-    nodes, poll_s, start = 1000, 30.0, 1_000_000.0
-    chance = random.Random(1).random
-    per_second: Counter[int] = Counter()
-    for _ in range(nodes):
-        jobs, now = Jobs(poll_s=poll_s, chance=chance), start
-        jobs.start(Job(1, 5001, 5001, "/x", int(now)), now)
-        for _ in range(12):
-            assert jobs.due(now) == [5001]
-            jobs.answer(5001, None, now)
-            jobs.planned(5001, None, now)
-            then = jobs.wake_at()
-            assert then is not None and 0.2 * poll_s <= then - now <= poll_s
-            now = then
-            per_second[int(now - start)] += 1
-    average = nodes / (poll_s * 7 / 8)
-    first = [count for second, count in per_second.items() if second <= poll_s]
-    later = [count for second, count in per_second.items() if 5 * poll_s < second < 9 * poll_s]
-    assert max(first) < nodes / 5, f"the first round came as a herd: {max(first)} in one second"
-    assert max(later) < 3 * average, f"{max(later)} in one second; on average {average:.0f}"
-
-
 def test_renewing_ourselves_is_for_the_second_half_of_a_life() -> None:
     jobs = Jobs(poll_s=30, chance=lambda: 0.0)
     job = jobs.start(Job(1, 5001, 5001, "/x", 0), 0)
