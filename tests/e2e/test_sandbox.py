@@ -400,9 +400,10 @@ def test_killed_altogether_leaves_a_folder_that_the_next_one_sweeps(box: Sandbox
         os.kill(traces.supervisor, signal.SIGSTOP)  # so that it cannot clean up between the two kills
         os.kill(traces.init, signal.SIGKILL)
         os.kill(traces.supervisor, signal.SIGKILL)
-        eventually("no process left", lambda: traces.left() == [str(traces.folder)], within_s=GONE_S)
+        # Any sandbox that starts meanwhile, one of another test say, may be the next one.
+        eventually("no process left", lambda: traces.left() in ([str(traces.folder)], []), within_s=GONE_S)
     removed = supervisor.sweep()
-    assert traces.folder in removed and not traces.folder.exists()
+    assert not traces.folder.exists()
     assert box.path not in removed and box.status(), "the sweep hurt a living sandbox"
 
 

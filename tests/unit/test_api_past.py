@@ -82,7 +82,7 @@ def test_only_rows_of_the_id_asked_for():
             answer({"jobs": [], "errors": [{"error": "Unable to connect to database", "error_number": 7000}]}),
             "scheduler-unreachable",
         ),
-        (answer(b"Not found", "text/plain", 404), "slurm-answer"),
+        (answer(b"Not found", "text/plain", 404), "slurm-version"),
         (answer({"jobs": [{"job_id": "seven"}]}), "slurm-answer"),
     ],
 )

@@ -182,7 +182,7 @@ def not_served(words: str) -> Error:
     """slurmrestd has none of the API versions we know, or not any more the one it had."""
     return InternalError(
         words,
-        code=NOT_SERVED,
+        code="slurm-version",  # NOT_SERVED; written out for the page of errors
         hint="operator: run slurmrestd with -s openapi/slurmctld, or, before Slurm 23.11, -s openapi/v0.0.38",
     )
 

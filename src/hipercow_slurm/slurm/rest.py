@@ -90,7 +90,8 @@ class SlurmRest:
         default_partition: asks somebody else which partition is the default, where slurmrestd does not tell.
 
     Every method raises ``UnavailableError`` ``scheduler-unreachable`` when slurmrestd or slurmctld is down or
-    too slow, and ``InternalError`` ``slurm-token-refused`` or ``slurm-answer`` when an operator must act.
+    too slow, and ``InternalError`` ``slurm-token-refused``, ``slurm-version`` or ``slurm-answer`` when an operator must
+    act.
     """
 
     def __init__(
