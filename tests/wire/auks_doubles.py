@@ -14,7 +14,7 @@ class PlainAcceptor:
     def ap_req(self, data: bytes) -> bytes:
         if not data.startswith(b"AP-REQ "):
             raise CredentialError("ticket expired", code="expired")
-        self.client = data.removeprefix(b"AP-REQ ").decode()
+        self.client = data.removeprefix(b"AP-REQ ").decode("utf-8", "replace")
         return b"AP-REP"
 
     def krb_error(self, error: Exception) -> bytes:
