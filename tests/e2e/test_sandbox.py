@@ -254,7 +254,7 @@ def test_users_cannot_read_keys(box: Sandbox) -> None:
         ("head", "/etc/hipercow-slurm/api.key"),
         ("head", "/etc/hipercow-slurm/signer.keytab"),
         ("head", "/etc/munge/munge.key"),
-        ("head", "/var/lib/krb5kdc/stash"),
+        ("head", "/var/lib/krb5kdc/SANDBOX.TEST.stash"),
         ("c1", "/etc/krb5.keytab"),
     ]
     for host, path in secret:
