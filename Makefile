@@ -21,14 +21,13 @@ lint: setup
 bench: setup
 	$(PYTHON) -m hipercow_slurm.testing.bench $(ARGS)
 
-# Two at a time: the group of tests on the cluster with real kernels beside all others.
-acceptance: slurm-trees deb
 # By hand: see tests/fuzz/README.md.
 fuzz: setup
 	$(PYTHON) -m pip install -q --disable-pip-version-check --require-hashes --no-deps -r tests/fuzz/requirements.txt
 	$(PYTHON) tests/fuzz/run.py $(TARGET) -max_total_time=$(or $(FUZZ_S),300) -max_len=4096 -timeout=10
 
-acceptance: slurm-trees
+# Two at a time: the group of tests on the cluster with real kernels beside all others.
+acceptance: slurm-trees deb
 	tools/as-anyone.sh $(PYTHON) -m pytest -m "" -n 2 --dist loadgroup tests/acceptance
 
 # Slurm 24.11 and 26.05, out of Debian 13 and sid; kept outside the clone (see docs/reference/slurm-versions.md).

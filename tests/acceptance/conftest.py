@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import subprocess
 import sys
@@ -70,6 +71,15 @@ def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
 
 @pytest.fixture(scope="session")
 def debs() -> Path:
-    """The folder with the Debian packages of this tree, built now (two minutes)."""
-    subprocess.run(["make", "-s", "deb"], cwd=Path(__file__).parents[2], check=True, timeout=900)
-    return Path(__file__).parents[2] / "dist"
+    """The folder with the Debian packages of this tree, built now (two minutes), once by all workers of a run."""
+    project = Path(__file__).parents[2]
+    run = os.environ.get("PYTEST_XDIST_TESTRUNUID", str(os.getpid()))
+    (project / "build").mkdir(exist_ok=True)
+    with (project / "build/debs-of-run").open("a+") as built:
+        fcntl.flock(built, fcntl.LOCK_EX)
+        built.seek(0)
+        if built.read() != run:
+            subprocess.run(["make", "-s", "deb"], cwd=project, check=True, timeout=900)
+            built.truncate(0)
+            built.write(run)
+    return project / "dist"
