@@ -9,17 +9,25 @@ import asyncio
 
 import pytest
 
-from hipercow_slurm.api import conversations, sessions_db, submissions_db, throttle_db
+from hipercow_slurm.api import conversations, last_view, sessions_db, submissions_db, throttle_db
 from hipercow_slurm.api.sessions_db import SessionRecord
 from hipercow_slurm.api.submissions_db import Submission
 from hipercow_slurm.errors import RequestError, UnavailableError
 from hipercow_slurm.krb5.krbcred import Ticket
+from hipercow_slurm.slurm.model import Node
 
 
 def record(session_id="s1", principal="alice@R", expires_at=1000, token_hash=None) -> SessionRecord:
     return SessionRecord(
         session_id, token_hash or session_id.encode(), principal, "alice", 5001, "192.0.2.1", 10, expires_at, b"sealed"
     )
+
+
+def node(name: str) -> Node:
+    return Node(
+        name=name, state="IDLE", flags=("CLOUD",), partitions=("main",), cpus=4, cpus_allocated=1, memory_mb=15_800,
+        memory_allocated_mb=0, cpu_load=None, features="", gres="", gres_used="", reason=None,
+    )  # fmt: skip
 
 
 def submission(marker="m1", key: str | None = "k", principal="alice@R", digest=b"d") -> Submission:
@@ -48,6 +56,18 @@ class DatabaseContract:
         assert caught.value.code == "database-failed"
         rows = await database.run(sessions_db.of_principal("alice@R", 0))
         assert {row.session_id for row in rows} == {"keep", "s2", "s3"}
+
+    async def test_what_one_process_saw_of_the_cluster_another_one_tells(self, database, another):
+        """Would have caught: strangers who get 503 from the one of two processes that nobody logged in at."""
+        other = await another()
+        assert await other.run(last_view.since(0)) is None
+        early, late = last_view.Seen([], []), last_view.Seen([], [node("c1")])
+        await database.run(last_view.keep(early, 100), durable=False)
+        assert await other.run(last_view.since(100)) == (100, early)
+        await other.run(last_view.keep(late, 110), durable=False)
+        await database.run(last_view.keep(early, 105), durable=False)
+        assert await database.run(last_view.since(110)) == (110, late), "an older look replaced a newer one"
+        assert await database.run(last_view.since(111)) is None, "older than what may be told"
 
     async def test_sessions(self, database):
         await database.run(sessions_db.add(record("a1")))

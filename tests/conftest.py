@@ -51,3 +51,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "sandbox" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.xdist_group(item.path.name))
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Groups hold: pytest-xdist marks them in the tests' ids, which a pytest too new for it does not show."""
+    if session.config.getoption("dist", "no") != "loadgroup" or not hasattr(session.config, "workerinput"):
+        return
+    lost = [item.nodeid for item in session.items if item.get_closest_marker("xdist_group") and "@" not in item.nodeid]
+    if lost:
+        raise pytest.UsageError(f"pytest {pytest.__version__} and pytest-xdist do not keep groups together: {lost[0]}")

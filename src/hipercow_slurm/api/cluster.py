@@ -7,12 +7,15 @@ depend on who asks.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from dataclasses import dataclass
 
-from hipercow_slurm.api import config, schemas
+from hipercow_slurm.api import config, last_view, schemas
+from hipercow_slurm.api.database import Database
 from hipercow_slurm.api.sessions import Session
 from hipercow_slurm.api.slurm_tokens import SlurmTokens
+from hipercow_slurm.errors import UnavailableError
 from hipercow_slurm.slurm.check import ENVIRONMENT_LIMIT, SCRIPT_LIMIT
 from hipercow_slurm.slurm.model import Node, Partition
 from hipercow_slurm.slurm.rest import SlurmRest
@@ -35,12 +38,12 @@ class View:
 class Cluster:
     """Looks at the cluster as a session's user."""
 
-    def __init__(self, conf: config.Config, slurm: SlurmRest, tokens: SlurmTokens) -> None:
+    def __init__(self, conf: config.Config, database: Database, slurm: SlurmRest, tokens: SlurmTokens) -> None:
         self._conf = conf
+        self._database = database
         self._slurm = slurm
         self._tokens = tokens
         self._views: dict[int, View] = {}
-        self.last: View | None = None
 
     async def view(self, session: Session) -> View:
         """What the session's user sees.
@@ -56,8 +59,22 @@ class Cluster:
         )
         if len(self._views) >= _KEPT:
             self._views.clear()
-        view = self._views[session.uid] = self.last = View(time.monotonic(), partitions, nodes)
+        view = self._views[session.uid] = View(time.monotonic(), partitions, nodes)
+        if self._conf.hpcpack is not None and self._conf.hpcpack.anonymous:
+            with contextlib.suppress(UnavailableError):  # the caller's own answer does not depend on it
+                seen = last_view.Seen(partitions, nodes)
+                await self._database.run(last_view.keep(seen, int(time.time())), durable=False)
         return view
+
+    async def last(self, keep_s: float) -> View | None:
+        """What anybody saw last, at this process or another; None if that is over ``keep_s`` seconds ago.
+
+        Raises:
+            UnavailableError: code ``database-failed``.
+        """
+        now = time.time()
+        found = await self._database.run(last_view.since(int(now - keep_s)), durable=False)
+        return found and View(time.monotonic() - (now - found[0]), found[1].partitions, found[1].nodes)
 
     async def summary(self, session: Session) -> schemas.ClusterAnswer:
         """Load and limits."""

@@ -139,4 +139,11 @@ CREATE TABLE conversation (
 ) STRICT;
 CREATE INDEX conversation_expires ON conversation (expires_at)
 """,
+    """
+CREATE TABLE last_view (
+    one INTEGER PRIMARY KEY,
+    at INTEGER NOT NULL,
+    seen BLOB NOT NULL
+) STRICT
+""",
 )

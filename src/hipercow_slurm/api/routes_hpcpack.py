@@ -7,7 +7,6 @@ refusals of it are plain text too. What we do not copy: the job list answers onl
 
 from __future__ import annotations
 
-import time
 from collections.abc import Awaitable, Callable
 from urllib.parse import parse_qs
 
@@ -96,16 +95,13 @@ async def post(services: Services, request: Request) -> Response:
 
 
 async def _view(services: Services, request: Request, conf: Hpcpack) -> tuple[View | None, Response]:
-    """The cluster as the caller sees it; for nobody in particular as somebody saw it last, if that is allowed."""
+    """The cluster as the caller sees it, or the refusal; for strangers as somebody saw it last, if that is allowed."""
     if authorization(request)[0] or not conf.anonymous:
         try:
             return await services.cluster.view(await session_of(services, request)), _not_found()
         except Error as error:
             return None, _refused(error)
-    last = services.cluster.last
-    if last is None or time.monotonic() - last.at > conf.keep_s:
-        return None, _details(503, "Service Unavailable", "15.6.4")
-    return last, _not_found()
+    return await services.cluster.last(conf.keep_s), _details(503, "Service Unavailable", "15.6.4")
 
 
 def clusters(conf: Hpcpack, view: View) -> Response:

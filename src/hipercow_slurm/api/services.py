@@ -116,7 +116,7 @@ async def running(conf: Config, counted: ApiMetrics, trail: Trail) -> AsyncItera
                         actions,
                         outputs,
                         followers,
-                        Cluster(conf, slurm, tokens),
+                        Cluster(conf, database, slurm, tokens),
                         HealthCheck(conf, database),
                         counted,
                         trail,
