@@ -16,6 +16,7 @@ from click.shell_completion import CompletionItem
 from hipercow_slurm import __version__
 from hipercow_slurm.errors import Error, InternalError, RequestError
 
+OPERATORS = ("server", "agent")
 TRACEBACK = "HIPERCOW_SLURM_TRACEBACK"
 INTERRUPTED, BROKEN_PIPE = 130, 141
 
@@ -79,9 +80,11 @@ class Lazy(click.Group):
         return [*names, *click.Command.shell_complete(self, ctx, incomplete)]
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        rows = [(name, help_) for name, (_, _, help_) in COMMANDS.items()]
-        with formatter.section("Commands"):
-            formatter.write_dl(rows)
+        users = [(name, help_) for name, (_, extra, help_) in COMMANDS.items() if extra not in OPERATORS]
+        operators = [(name, help_) for name, (_, extra, help_) in COMMANDS.items() if extra in OPERATORS]
+        for title, rows in (("Commands", users), ("For operators", operators)):
+            with formatter.section(title):
+                formatter.write_dl(rows)
 
 
 EXIT_STATUS = """\b
@@ -148,4 +151,4 @@ def _print(error: Error) -> None:
 def _for_users(arguments: list[str]) -> bool:
     """A command of the base install; an operator's program shows where it failed."""
     command = next((word for word in arguments if not word.startswith("-")), "")
-    return command in COMMANDS and COMMANDS[command][1] is None
+    return command in COMMANDS and COMMANDS[command][1] not in OPERATORS

@@ -88,9 +88,14 @@ def chosen(name: str | None) -> str | None:
     name = name or os.environ.get("HIPERCOW_SLURM_CLUSTER") or None
     if name is None and not os.environ.get("HIPERCOW_SLURM_URL"):
         name = next((found.default for found in _configurations() if found.default), None)
+    _check(name)
+    return name
+
+
+def _check(name: str | None) -> None:
+    """A cluster's name becomes part of a file's name."""
     if name is not None and not _NAME.fullmatch(name):
         raise ConfigError(f"{name!r} is no name for a cluster", code="no-cluster", hint="letters, digits, . _ -")
-    return name
 
 
 def names() -> list[str | None]:
@@ -109,8 +114,9 @@ def settings(name: str | None = None, *, url: str | None = None, ca: str | None 
     vouches for another's server.
 
     Raises:
-        ConfigError: a file cannot be read or has an unknown key; "no-cluster": nobody knows ``name``.
+        ConfigError: a file cannot be read or has an unknown key; "no-cluster": nobody knows ``name``, or it is none.
     """
+    _check(name)
     given = Settings(url=url, ca=_absolute(ca, Path.cwd()))
     environment = Settings(
         url=os.environ.get("HIPERCOW_SLURM_URL") or None,
