@@ -39,6 +39,16 @@ BROKEN = (
 _DURABLE = "SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'"
 
 
+class _Connection(asyncpg.Connection):  # type: ignore[misc]
+    """One that keeps its settings: the pool's RESET ALL took ``_DURABLE`` back, and cost every use a round trip.
+
+    None of our work leaves anything behind: no session lock, cursor or LISTEN; an open transaction is still ended.
+    """
+
+    def get_reset_query(self) -> str:
+        return ""
+
+
 class Link:
     """A pool of connections; belongs to the event loop it was opened in.
 
@@ -75,6 +85,7 @@ class Link:
                 command_timeout=self._patience_s,
                 server_settings=self._settings,
                 init=_init,
+                connection_class=_Connection,
             )
             await self._pool
             await self.run(lambda connection: self._prepare(connection, self.name))
