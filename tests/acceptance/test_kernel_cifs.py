@@ -17,16 +17,17 @@ pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("kernel")]
 
 Proof = Callable[[str, object], None]
 LONG_S = 3 * TICKET_LIFE_S + 10
-# What docs/how-to/node-side.md tells sites with SMB mounts to put into TaskProlog.
-LINK = 'ln -sfn "${KRB5CCNAME#FILE:}" /tmp/krb5cc_$(id -u)\ntrap "rm -f /tmp/krb5cc_$(id -u)" EXIT\n'
 
 
 @pytest.fixture(scope="module", autouse=True)
 def long_job(cluster: Cluster) -> int:
-    """bob's job on k2 that outlives three tickets; started before the first test, so that it costs no time."""
-    cluster.bob.laptop.login()
-    shebang, _, rest = watching(LONG_S, "/cifs/bob").partition("\n")
-    return cluster.bob.laptop.submit(f"{shebang}\n{LINK}{rest}", "-J", "long-cifs", "-t", "10", "-w", "k2")
+    """bob's job on k2 that outlives three tickets; started before the first test, so that it costs no time, and after
+    a short one, whose ccache is his default one until it ends."""
+    laptop = cluster.bob.laptop
+    laptop.login()
+    short = laptop.submit("#!/bin/bash\nsleep 10\n", "-w", "k2")
+    cluster.operator.job_runs(short, within_s=60)
+    return laptop.submit(watching(LONG_S, "/cifs/bob"), "-J", "long-cifs", "-t", "10", "-w", "k2")
 
 
 def test_two_jobs_at_once_each_with_its_own_krb5ccname(cluster: Cluster, proof: Proof) -> None:
@@ -64,7 +65,13 @@ def test_who_has_no_ticket_is_refused(cluster: Cluster, proof: Proof) -> None:
 
 
 def test_job_outlives_three_tickets_on_smb(cluster: Cluster, long_job: int, proof: Proof) -> None:
+    """The agent makes the default ccache a link to a job's ticket and moves it when that job ends. Without the link
+    the first renewal by the kernel fails, and the node hangs in it."""
+    link = f"/tmp/krb5cc_{UID['bob']}"
+    target = cluster.on("k2", "readlink", link).stdout.strip()
+    assert target == f"{link}_{long_job}", f"{link} -> {target}"
     done, changes = cluster.outcome("k2", long_job, within_s=LONG_S + 120)
     proof(f"SMB: {LONG_S} s job, tickets of {TICKET_LIFE_S} s", without_an_error(done, changes, LONG_S))
     cluster.operator.job_ended(long_job, within_s=60)
     cluster.nothing_left("k2", long_job, UID["bob"])
+    assert cluster.on("k2", "ls", "-l", link).returncode != 0, "the link of the last job stayed"

@@ -159,6 +159,7 @@ def look(node: Agent, *, nfs_conf: str, mounts: str, ccache: str = "/tmp/krb5cc_
     return list(walk(Patient(config, None, folder / "nfs.conf", folder / "mounts")))
 
 
+CIFS = "//f/d /s cifs rw,multiuser 0 0\n"
 NFS = "files:/data /data nfs4 rw,vers=4.2,sec=krb5p 0 0\n"
 
 
@@ -185,5 +186,29 @@ def test_mount_options(node: Any) -> None:
     )
     assert [one[0] for one in said] == ["warning", "warning"], said
     assert "without Kerberos" in said[0][1] and "multiuser" in said[1][1], said
-    ((result, _),) = results(look(node, nfs_conf="", mounts="//f/d /s cifs rw,multiuser 0 0\n"), "mounts")
+    ((result, _),) = results(look(node, nfs_conf="", mounts=CIFS), "mounts")
     assert result == "good"
+
+
+def test_what_the_kernel_renews_smb_sessions_with(node: Agent) -> None:
+    """It has no KRB5CCNAME: on a node with SMB mounts the job's user needs a default ccache."""
+    for place, wanted in (("/tmp/krb5cc_%u_%j", "good"), ("/run/x/%u/krb5cc_%j", "warning"), ("KCM:%u:%j", "good")):
+        ((result, said),) = results(look(node, nfs_conf="", mounts=CIFS, ccache=place), "default ccache")
+        assert result == wanted, (place, said)
+    assert not results(look(node, nfs_conf="", mounts=NFS), "default ccache")
+    look(node, nfs_conf="", mounts=CIFS)
+    config = variant(node, "[agent]\n", f'[agent]\ndefault_ccache = "{node.tmp}/krb5cc_%u"\n')
+    link = node.tmp / f"krb5cc_{GAMES}"
+
+    def said() -> tuple[str, str]:
+        patient = Patient(config, 42, node.folder / "nfs.conf", node.folder / "mounts")
+        (found,) = results(list(walk(patient)), "default ccache")
+        return found
+
+    assert said()[0] == "warning" and "there is no" in said()[1], said()
+    link.symlink_to(node.path(GAMES, 42))
+    assert said()[0] == "good" and str(node.path(GAMES, 42)) in said()[1], said()
+    link.unlink()
+    link.write_bytes(b"of a login")
+    assert said()[0] == "warning" and "not the agent's" in said()[1], said()
+    link.unlink()

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from agent_box import Agent, Site, make_site, until
-from auksd_box import SERVICE, uid_of
+from auksd_box import PASSWORD, SERVICE, uid_of
 
 pytestmark = pytest.mark.kdc
 
@@ -31,12 +31,13 @@ def site() -> Iterator[Site]:
     yield from make_site()
 
 
-def run(name: str, *command: str, uid: int = GAMES) -> subprocess.CompletedProcess[str]:
-    """A program of a job whose KRB5CCNAME is ``name``."""
+def run(name: str, *command: str, uid: int = GAMES, given: str = "") -> subprocess.CompletedProcess[str]:
+    """A program of a job whose KRB5CCNAME is ``name``; ``given`` is its standard input."""
     environment = {"PATH": "/usr/bin:/bin", "KRB5CCNAME": name, "KRB5_CONFIG": os.environ["KRB5_CONFIG"]}
     return subprocess.run(
-        command, user=uid, group=uid, extra_groups=[], env=environment, capture_output=True, text=True, timeout=20
-    )
+        command, user=uid, group=uid, extra_groups=[], env=environment, input=given, capture_output=True, text=True,
+        timeout=20,
+    )  # fmt: skip
 
 
 def works(name: str) -> bool:
@@ -121,3 +122,25 @@ def test_the_directories_are_the_users_alone(site: Site) -> None:
         assert run(name, "sh", "-c", f"kinit -V 2>/dev/null; echo mine > {path}/note").returncode == 0
         agent.ask(f"end {FIRST}")
         assert [one.name for one in path.iterdir()] == ["note"], "a ticket is left, or the user's own file was taken"
+
+
+def test_kinit_and_kdestroy_at_the_default_ccache(site: Site) -> None:
+    """The link that SMB needs must be in nobody's way: a user's own kinit makes a file of its place and leaves the
+    job's alone, kdestroy through it costs the job nothing for long, and the agent takes neither's file away."""
+    site.login("games")
+    with site.agent("linked", default_ccache=f"{site.folder}/linked/tmp/krb5cc_%u", poll_s=0.5) as agent:
+        name, link = start(agent, FIRST), agent.tmp / f"krb5cc_{GAMES}"
+        job = Path(name.removeprefix("FILE:"))
+        assert link.readlink() == job and works(f"FILE:{link}")
+        run(f"FILE:{link}", "kdestroy", "-q")
+        until("the job's ticket is back", lambda: works(name), 10)
+        until("and the link", link.is_symlink, 10)
+        before = job.stat().st_ino
+        done = run(f"FILE:{link}", "kinit", "games", given=f"{PASSWORD}\n")
+        assert done.returncode == 0, done.stderr
+        own = link.lstat()
+        assert stat.S_ISREG(own.st_mode) and own.st_uid == GAMES and job.stat().st_ino == before
+        until("the agent has looked again", lambda: agent.lines("agent.no_default_link"), 10)
+        assert agent.ask(f"end {FIRST}") == "ok"
+        left = link.lstat()
+        assert (left.st_ino, left.st_mtime_ns) == (own.st_ino, own.st_mtime_ns) and agent.names() == [link.name]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import stat
 import time
 from collections.abc import AsyncIterator, Callable
@@ -390,6 +391,34 @@ async def test_unreadable_state_is_kept_and_others_go_on(nodes: Nodes) -> None:
     assert node.keeper.jobs.get(42) is not None and (nodes.folder / "state" / "41.json").exists()
 
 
+async def test_records_of_the_first_builds_are_read(nodes: Nodes) -> None:
+    """They have ``path`` where newer ones have ``ccache``: an upgrade must lose no running job, and clean up after a
+    reboot."""
+    (nodes.folder / "state").mkdir()
+    for job_id, boot in ((42, BOOT_ID.read_text().strip()), (43, "of another time")):
+        node_path = nodes.tmp / f"krb5cc_{ALICE}_{job_id}"
+        node_path.write_text("a ticket")
+        record = {"job_id": job_id, "uid": ALICE, "gid": ALICE, "path": str(node_path), "started": 1, "boot": boot}
+        (nodes.folder / "state" / f"{job_id}.json").write_text(json.dumps(record))
+    nodes.live |= {42}
+    node = await nodes.agent()
+    job = node.keeper.jobs.get(42)
+    assert job is not None and job.ccache == f"FILE:{node.path(42)}"
+    assert node.names() == ["krb5cc_5001_42"], "the ticket of the job before the reboot is still there"
+    node.source.tickets[ALICE] = credential()
+    _, problem = await node.keeper.start(42, ALICE, ALICE)
+    assert problem is None and '"ccache"' in (nodes.folder / "state" / "42.json").read_text()
+
+
+@pytest.mark.parametrize("names", ["", '"ccache": "KCM:1:2", "path": "/tmp/x", '])
+async def test_a_record_that_names_no_ccache_is_left_alone(nodes: Nodes, names: str) -> None:
+    (nodes.folder / "state").mkdir()
+    record = nodes.folder / "state" / "42.json"
+    record.write_text(f'{{{names}"job_id": 42, "uid": 5001, "gid": 5001, "started": 1, "boot": "x"}}')
+    node = await nodes.agent()
+    assert record.exists() and not len(node.keeper.jobs)
+
+
 async def test_blocked_place_is_tried_again(nodes: Nodes) -> None:
     node = await nodes.agent()
     node.source.tickets[ALICE] = credential()
@@ -426,3 +455,36 @@ async def test_allocation_without_a_step_keeps_its_ticket(nodes: Nodes) -> None:
     assert node.names() == ["krb5cc_5001_42"]
     nodes.at_slurmctld.clear()
     await until("it is ended", lambda: node.names() == [])
+
+
+async def test_the_default_ccache_is_one_of_the_users_jobs(nodes: Nodes) -> None:
+    """Through a restart, the end of the linked job, a job that nobody knows, and a reboot; gone with the last."""
+    link = nodes.tmp / f"krb5cc_{ALICE}"
+    settings = {"default_ccache": f"{nodes.tmp}/krb5cc_%u"}
+    node = await nodes.agent(**settings)
+    node.source.tickets[ALICE] = credential()
+    for job_id in (42, 43):
+        await node.keeper.start(job_id, ALICE, ALICE)
+    assert link.readlink() == node.path(42)
+    await nodes.kill()
+    assert link.read_bytes() == node.path(42).read_bytes()
+    node = await nodes.agent(node.source, **settings)
+    await node.keeper.end(42, ALICE)
+    assert link.readlink() == node.path(43) and link.exists()
+    link.unlink()
+    await until("a link that somebody removed is back", link.is_symlink)
+    await node.keeper.end(43, ALICE)
+    assert node.names() == []
+    link.symlink_to(node.path(44))
+    await node.keeper.end(44, ALICE)
+    assert node.names() == [], "the link of a job that only Slurm knew of stayed"
+
+
+async def test_a_ccache_of_zeros_is_made_anew(nodes: Nodes) -> None:
+    """kdestroy without a KRB5CCNAME follows the link to the job's file before it removes the link."""
+    node = await nodes.agent()
+    node.source.tickets[ALICE] = credential()
+    await node.keeper.start(42, ALICE, ALICE)
+    whole = node.path(42).read_bytes()
+    node.path(42).write_bytes(bytes(len(whole)))
+    await until("the ticket is back", lambda: node.path(42).read_bytes() == whole)

@@ -47,6 +47,9 @@ class AgentConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         ccache: where a job's ticket goes; ``%u`` is the uid, ``%j`` the job id, ``%%`` a percent sign. A path (FILE),
             or ``DIR:``, ``KEYRING:persistent:%u:``, ``KEYRING:user:NAME:``, ``KCM:%u:`` and more with ``%j`` in it.
             rpc.gssd finds files only if the name contains ``krb5cc`` and the directory is one of those it scans.
+        default_ccache: what the user's processes without a KRB5CCNAME take, and the kernel when it renews an SMB
+            session: made a link to a job's file, ``%u`` is the uid. If left out, ``/tmp/krb5cc_%u`` where ``ccache``
+            is a file in ``/tmp``, and none elsewhere. ``""``: none. A file or link that is not the agent's stays.
         state_dir: one small file per job, so that a restarted agent goes on; no secrets in it.
         keytab, principal: the node's own key; the default principal is ``host/`` and this host's full name.
         policy: what a job without a ticket means: require, warn or allow.
@@ -61,6 +64,7 @@ class AgentConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     socket: str = "/run/hipercow-slurm/agent/agent.sock"
     ccache: str = "/tmp/krb5cc_%u_%j"  # noqa: S108  the place rpc.gssd scans; install.py makes it safe
+    default_ccache: str | None = None
     state_dir: str = "/var/lib/hipercow-slurm/agent"
     keytab: str = "/etc/krb5.keytab"
     principal: str | None = None
@@ -121,6 +125,12 @@ class CCachePattern:
             return None
         return folder if "%" not in folder else folder.partition("%")[0].rpartition("/")[0] or "/"
 
+    def could_be(self, uid: int, path: str) -> bool:
+        """Whether ``path`` is that of the ccache of a job of ``uid``, whichever job."""
+        signs = {"%u": str(uid), "%j": "[0-9]{1,10}", "%%": "%"}
+        parts = re.split(r"(%[uj%])", self._rest)
+        return bool(re.fullmatch("".join(signs.get(part, re.escape(part)) for part in parts), path))
+
     def name(self, uid: int, job_id: int) -> str:
         """The full name of one job's ccache, ``FILE:/tmp/krb5cc_5001_42``."""
         values = {"%u": str(uid), "%j": str(job_id), "%%": "%"}
@@ -139,6 +149,7 @@ def read(path: Path) -> File:
     """
     file = config.load(path, File)
     CCachePattern(file.agent.ccache)
+    default_ccache(file.agent)
     if not file.cache.servers:
         raise ConfigError(f"{path}: cache.servers is empty")
     for server in file.cache.servers:
@@ -150,6 +161,28 @@ def read(path: Path) -> File:
     if file.agent.minimum_uid < 1:
         raise ConfigError(f"{path}: agent.minimum_uid must be at least 1: root's jobs never get a ticket")
     return file
+
+
+def default_ccache(agent: AgentConfig) -> str | None:
+    """The path, with ``%u``, that is to be a link to a job's file; None: there is none.
+
+    Raises:
+        ConfigError: it cannot be one.
+    """
+    kind, _ = place.split(agent.ccache)
+    if agent.default_ccache is None:
+        automatic = kind == "FILE" and place.folder_of(agent.ccache) == "/tmp"  # noqa: S108
+        return "/tmp/krb5cc_%u" if automatic else None  # noqa: S108
+    if not agent.default_ccache:
+        return None
+    path = agent.default_ccache.removeprefix("FILE:")
+    if kind != "FILE":
+        raise ConfigError(f"agent.default_ccache is a link to a file, and agent.ccache is {agent.ccache!r}")
+    if not path.startswith("/") or ".." in path.split("/") or not path.isprintable() or " " in path:
+        raise ConfigError(f"agent.default_ccache {path!r} must be an absolute path")
+    if path.count("%") != 1 or "%u" not in path.rpartition("/")[2]:
+        raise ConfigError(f"agent.default_ccache {path!r} must have %u, and nothing else of the kind, in its last part")
+    return path
 
 
 def host_principal(configured: str | None) -> str:

@@ -231,6 +231,8 @@ def _filesystems(patient: Patient, agent: agent_config.AgentConfig) -> Iterator[
     nfs = [one for one in mounts if one[2] in ("nfs", "nfs4") and "sec=krb5" in one[3]]
     loose = [one for one in mounts if one[2] in ("nfs", "nfs4") and "sec=krb5" not in one[3]]
     cifs = [one for one in mounts if one[2] in ("cifs", "smb3")]
+    if cifs:
+        yield _default_link(patient, agent)
     if nfs:
         yield from _gssd(patient, agent)
         yield Hop("mounts", "good", "NFS with Kerberos: " + ", ".join(f"{one[1]}" for one in nfs[:5]))
@@ -245,6 +247,26 @@ def _filesystems(patient: Patient, agent: agent_config.AgentConfig) -> Iterator[
             yield Hop("mounts", "warning", f"{one[1]} is CIFS for one user: all jobs act as whoever mounted it", todo)
     if not nfs and not loose and not cifs:
         yield Hop("mounts", "warning", "no NFS or CIFS mount here", "none is needed where jobs use no Kerberized files")
+
+
+def _default_link(patient: Patient, agent: agent_config.AgentConfig) -> Hop:
+    """What the kernel renews a CIFS session with: it has no KRB5CCNAME then."""
+    path = agent_config.default_ccache(agent)
+    todo = "SMB mounts in docs/how-to/node-side.md"
+    if path is None:
+        kind = place.split(agent.ccache)[0]
+        if kind in place.MEMORIES:
+            return Hop("default ccache", "good", f"{agent.ccache} is the user's own if default_ccache_name is {kind}")
+        return Hop("default ccache", "warning", "agent.default_ccache is off: the kernel renews no CIFS session", todo)
+    uid = patient.job.get("uid")
+    if uid is None:
+        return Hop("default ccache", "good", f"{path} is a link to a job's ticket, for the kernel's CIFS renewals")
+    mine = Path(path.replace("%u", str(uid)))
+    target = str(mine.readlink()) if mine.is_symlink() else None
+    if target is not None and agent_config.CCachePattern(agent.ccache).could_be(uid, target) and mine.exists():
+        return Hop("default ccache", "good", f"{mine} is a link to {target}: the kernel renews CIFS sessions with it")
+    why = f"{mine} is not the agent's link" if target or mine.exists() else f"there is no {mine}"
+    return Hop("default ccache", "warning", f"{why}: the kernel may renew CIFS sessions with no ticket", todo)
 
 
 def _gssd(patient: Patient, agent: agent_config.AgentConfig) -> Iterator[Hop]:

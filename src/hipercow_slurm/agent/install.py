@@ -36,8 +36,8 @@ def write(path: str, content: bytes, *, uid: int, gid: int) -> str | None:
     Raises:
         UnavailableError: code ``ccache-blocked``; the message names the path and the reason. Nothing is left behind.
     """
-    with _explained(path), _directory(path, uid, make_for=gid) as (folder, name):
-        aside = _aside()
+    with explained(path), directory(path, uid, make_for=gid) as (folder, name):
+        aside = aside_name()
         moved = None
         file = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=folder)
         try:
@@ -62,7 +62,7 @@ def remove(path: str, *, uid: int) -> bool:
         UnavailableError: code ``ccache-blocked``, as for ``write``.
     """
     found = False
-    with _explained(path), contextlib.suppress(FileNotFoundError), _directory(path, uid) as (folder, name):
+    with explained(path), contextlib.suppress(FileNotFoundError), directory(path, uid) as (folder, name):
         if _ours(folder, name, uid):
             os.unlink(name, dir_fd=folder)
             found = True
@@ -72,7 +72,7 @@ def remove(path: str, *, uid: int) -> bool:
 
 def write_dir(path: str, content: bytes, *, uid: int, gid: int) -> str | None:
     """The same for a DIR ccache at ``path``; the directory appears with the ticket in it."""
-    with _explained(path), _directory(path, uid, make_for=gid) as (folder, name):
+    with explained(path), directory(path, uid, make_for=gid) as (folder, name):
         if not _own_directory(folder, name, uid):
             return _new_dir(folder, name, content, uid, gid)
     if not present(f"{path}/{PRIMARY}", uid=uid):
@@ -83,13 +83,13 @@ def write_dir(path: str, content: bytes, *, uid: int, gid: int) -> str | None:
 def remove_dir(path: str, *, uid: int) -> bool:
     """Remove the caches in the DIR ccache at ``path``, and the directory if the user has put nothing else into it."""
     found = False
-    with _explained(path), contextlib.suppress(FileNotFoundError), _directory(f"{path}/.", uid) as (folder, _):
+    with explained(path), contextlib.suppress(FileNotFoundError), directory(f"{path}/.", uid) as (folder, _):
         for name in _names(folder):
             if name == PRIMARY or name.startswith((TICKET, ASIDE)):
                 with contextlib.suppress(OSError):  # a directory of that name: no ticket
                     os.unlink(name, dir_fd=folder)
                     found = True
-    with contextlib.suppress(OSError), _directory(path, uid) as (folder, name):
+    with contextlib.suppress(OSError), directory(path, uid) as (folder, name):
         os.rmdir(name, dir_fd=folder)
     _remove_empty(path, uid)
     return found
@@ -98,7 +98,7 @@ def remove_dir(path: str, *, uid: int) -> bool:
 def make_folder(path: str) -> None:
     """The fixed part of a configured place, for the agent's start: made if only its last directory is missing and
     only root can write where it is to be. A folder that cannot be made is the trouble of the first ticket."""
-    with contextlib.suppress(OSError), _directory(path, 0) as (folder, name):
+    with contextlib.suppress(OSError), directory(path, 0) as (folder, name):
         if _roots_alone(os.fstat(folder)):
             os.mkdir(name, 0o755, dir_fd=folder)
 
@@ -112,15 +112,20 @@ def present(path: str, *, uid: int) -> bool:
     return stat.S_ISREG(found.st_mode) and found.st_uid == uid
 
 
-def read(path: str, *, uid: int) -> bytes | None:
+def destroyed(path: str, *, uid: int) -> bool:
+    """Whether a file of the user's is full of zeros: what ``kdestroy`` leaves of a ccache that it found by a link."""
+    return read(path, uid=uid, limit=1) == b"\0"
+
+
+def read(path: str, *, uid: int, limit: int = READ_LIMIT) -> bytes | None:
     """What is in the user's own regular file at ``path``; None if there is no such. Whatever else it is is not read:
     what root reads here may be renewed and handed to this user."""
-    with contextlib.suppress(OSError), _directory(path, uid) as (folder, name):
+    with contextlib.suppress(OSError), directory(path, uid) as (folder, name):
         flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
         with open(os.open(name, flags, dir_fd=folder), "rb") as file:
             found = os.fstat(file.fileno())
             if stat.S_ISREG(found.st_mode) and found.st_uid == uid:
-                return file.read(READ_LIMIT)
+                return file.read(limit)
     return None
 
 
@@ -129,7 +134,7 @@ def sweep(directory: str) -> int:
     count = 0
     with contextlib.suppress(OSError), os.scandir(directory) as entries:
         for entry in entries:
-            if entry.name.startswith(ASIDE) and not entry.is_symlink():
+            if entry.name.startswith(ASIDE):
                 with contextlib.suppress(OSError, UnavailableError):
                     if entry.is_dir(follow_symlinks=False):
                         remove_dir(entry.path, uid=entry.stat(follow_symlinks=False).st_uid)
@@ -140,7 +145,7 @@ def sweep(directory: str) -> int:
 
 
 @contextlib.contextmanager
-def _explained(path: str) -> Iterator[None]:
+def explained(path: str) -> Iterator[None]:
     """The one place where the system's word becomes ours."""
     try:
         yield
@@ -151,7 +156,7 @@ def _explained(path: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _directory(path: str, uid: int, *, make_for: int | None = None) -> Iterator[tuple[int, str]]:
+def directory(path: str, uid: int, *, make_for: int | None = None) -> Iterator[tuple[int, str]]:
     """Rule 1: a descriptor of the directory of ``path``, and the name inside it. With ``make_for``, a gid: rule 5."""
     *parts, name = path.strip("/").split("/")
     folder = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -182,7 +187,7 @@ def _remove_empty(path: str, uid: int) -> None:
     """Rule 5's end: what was made there goes with the last ticket; a mount point of logind's stays (EBUSY)."""
     parent, _, _ = path.rpartition("/")
     if parent.rpartition("/")[2] == str(uid):
-        with contextlib.suppress(OSError), _directory(parent, uid) as (folder, name):
+        with contextlib.suppress(OSError), directory(parent, uid) as (folder, name):
             if _roots_alone(os.fstat(folder)):
                 os.rmdir(name, dir_fd=folder)
 
@@ -208,7 +213,7 @@ def _own_directory(folder: int, name: str, uid: int) -> bool:
 
 
 def _new_dir(folder: int, name: str, content: bytes, uid: int, gid: int) -> str | None:
-    aside = _aside()
+    aside = aside_name()
     os.mkdir(aside, 0o700, dir_fd=folder)
     inner = os.open(aside, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
     try:
@@ -241,7 +246,7 @@ def _names(folder: int) -> list[str]:
         os.close(readable)
 
 
-def _aside() -> str:
+def aside_name() -> str:
     return f"{ASIDE}{secrets.token_hex(8)}"
 
 

@@ -18,7 +18,8 @@ from typing import Any, TypeVar
 
 from hipercow_slurm import log
 from hipercow_slurm.agent import install, live, place
-from hipercow_slurm.agent.config import AgentConfig, CCachePattern
+from hipercow_slurm.agent.config import AgentConfig, CCachePattern, default_ccache
+from hipercow_slurm.agent.default_link import DefaultLink
 from hipercow_slurm.agent.helper import Helper
 from hipercow_slurm.agent.jobs import Job, Jobs, Problem, State, Ticket, state
 from hipercow_slurm.agent.source import Source
@@ -59,6 +60,7 @@ class Keeper:
         self.config = config
         self._pattern = CCachePattern(config.ccache)
         self._places = place.Places()
+        self._link = DefaultLink(default_ccache(config), self._pattern)
         self._source = source
         self._disk = disk
         self._live_jobs = live_jobs
@@ -110,10 +112,11 @@ class Keeper:
             job = self.jobs.get(job_id)
             if job is not None and job.uid == owner:
                 self.jobs.end(job_id)
-                await self._files(self._clean, job)
             elif job is None:
-                name = self._pattern.name(owner, job_id)
-                await self._files(self._clean, Job(job_id, owner, _gid_of(owner), name, 0))
+                job = Job(job_id, owner, _gid_of(owner), self._pattern.name(owner, job_id), 0)
+            else:
+                return
+            await self._files(self._clean, job, self.jobs.of(owner))
 
     # --- life -----------------------------------------------------------------------------------------------------
 
@@ -122,10 +125,10 @@ class Keeper:
         running, gone, strange = await self._files(self._disk.load)
         for name in strange:
             log.get().error("agent.state_unreadable", file=name, hint="look at it, then remove it")
-        for job in gone:
-            await self._files(self._clean, job)
         for job in running:
             self.jobs.restore(job, time.time())
+        for job in gone:
+            await self._files(self._clean, job, self.jobs.of(job.uid))
         folders = {folder for job in [*running, *gone] if (folder := place.folder_of(job.ccache))}
         if fixed := self._pattern.fixed_folder:
             await self._files(install.make_folder, fixed)
@@ -237,15 +240,16 @@ class Keeper:
                 if job.ticket is not None and not await self._files(self._present, job):
                     job.ticket = None
             jobs, problem = self.jobs.answer(uid, found, time.time())
-            if cred is None or found is None or not jobs:
-                return problem
-            content = ccache.file_v4(cred)
-            for job in jobs:
-                try:
-                    await self._write(job, content, found)
-                except UnavailableError as error:
-                    job.problem = problem = Problem(error.code, error.message, passing=True)
-                    log.get().error("agent.install_failed", job_id=job.job_id, uid=uid, why=error.message)
+            if cred is not None and found is not None and jobs:
+                content = ccache.file_v4(cred)
+                for job in jobs:
+                    try:
+                        await self._write(job, content, found)
+                    except UnavailableError as error:
+                        job.problem = problem = Problem(error.code, error.message, passing=True)
+                        log.get().error("agent.install_failed", job_id=job.job_id, uid=uid, why=error.message)
+            if held := self.jobs.of(uid):
+                await self._files(self._link.settle, uid, held[0].gid, held)
             return problem
 
     async def _write(self, job: Job, content: bytes, found: Ticket) -> None:
@@ -320,8 +324,10 @@ class Keeper:
         except OSError as error:
             log.get().error("agent.state_failed", job_id=job.job_id, why=str(error))
 
-    def _clean(self, job: Job) -> None:
-        """Remove the ccache, then the memory of it: the other order could leave a ticket nobody knows of."""
+    def _clean(self, job: Job, others: list[Job]) -> None:
+        """Remove the ccache, then the memory of it: the other order could leave a ticket nobody knows of. ``others``:
+        the user's that go on."""
+        self._link.settle(job.uid, job.gid, others)
         try:
             if self._places.remove(job.ccache, uid=job.uid, gid=job.gid):
                 log.get().info("agent.ticket_removed", job_id=job.job_id, uid=job.uid, ccache=job.ccache)

@@ -86,7 +86,8 @@ class Places:
         """Whether the user's own ccache is there."""
         kind, rest = split(name)
         if kind in FILES:
-            return install.present(rest if kind == "FILE" else f"{rest}/{install.TICKET}", uid=uid)
+            path = rest if kind == "FILE" else f"{rest}/{install.TICKET}"
+            return install.present(path, uid=uid) and not install.destroyed(path, uid=uid)
         if time.monotonic() - self._seen.get(name, float("-inf")) < LOOK_S:
             return True
         if self.read(name, uid=uid, gid=gid) is None:

@@ -19,19 +19,29 @@ from hipercow_slurm.values import TicketTimes
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
-class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One job as JSON. ``boot``: the kernel's boot id, a job of another boot has no process here."""
+class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """One job as JSON.
+
+    Attributes:
+        boot: the kernel's boot id, a job of another boot has no process here.
+        path: written by builds that knew files only, in place of ``ccache``.
+    """
 
     job_id: int
     uid: int
     gid: int
-    ccache: str
     started: int
     boot: str
+    ccache: str = ""
+    path: str = ""
     client: str | None = None
     starttime: int = 0
     endtime: int = 0
     renew_till: int = 0
+
+    def __post_init__(self) -> None:
+        if bool(self.ccache) == bool(self.path):
+            raise ValueError("it names no ccache, or two")
 
 
 class State:
@@ -96,12 +106,13 @@ class State:
         times = job.ticket.times if job.ticket else TicketTimes(0, 0, 0)
         client = job.ticket.client if job.ticket else None
         return Record(
-            job.job_id, job.uid, job.gid, job.ccache, job.started, self.boot,
-            client, times.starttime, times.endtime, times.renew_till,
+            job.job_id, job.uid, job.gid, job.started, self.boot, job.ccache,
+            client=client, starttime=times.starttime, endtime=times.endtime, renew_till=times.renew_till,
         )  # fmt: skip
 
 
 def _job(record: Record) -> Job:
     times = TicketTimes(record.starttime, record.endtime, record.renew_till)
     ticket = Ticket(record.client, times) if record.client else None
-    return Job(record.job_id, record.uid, record.gid, record.ccache, record.started, ticket)
+    ccache = record.ccache or f"FILE:{record.path}"
+    return Job(record.job_id, record.uid, record.gid, ccache, record.started, ticket)
