@@ -25,12 +25,6 @@ def box():
         yield box
 
 
-@pytest.fixture(scope="module")
-def alice(box):
-    with box.as_user("alice") as client:
-        yield client
-
-
 @pytest.fixture(autouse=True)
 def it_goes_on(box, alice):
     """After each test: nothing was a bug, the process is the same one, and alice is served at once."""

@@ -19,18 +19,6 @@ def box():
         yield box
 
 
-@pytest.fixture(scope="module")
-def alice(box):
-    with box.as_user("alice") as client:
-        yield client
-
-
-@pytest.fixture(scope="module")
-def bob(box):
-    with box.as_user("bob") as client:
-        yield client
-
-
 @pytest.fixture(autouse=True)
 def behaving(box):
     """After each test slurmrestd behaves again."""

@@ -20,18 +20,6 @@ def box():
         yield box
 
 
-@pytest.fixture(scope="module")
-def alice(box):
-    with box.as_user("alice") as client:
-        yield client
-
-
-@pytest.fixture(scope="module")
-def bob(box):
-    with box.as_user("bob") as client:
-        yield client
-
-
 def submit(client, **given):
     return client.post("/v1/jobs", json={"script": SCRIPT, "time_limit_min": 5, **given})
 

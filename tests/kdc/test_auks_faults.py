@@ -19,11 +19,11 @@ import time
 from pathlib import Path
 
 import pytest
-from auksd_box import SERVICE, Auksd, login, make_realm, uid_of
+from auksd_box import SERVICE, Auksd, uid_of
 from test_auksd_abuse import Talk, closed_by_peer
 
 from hipercow_slurm.client.auks import AuksClient, Limits, Server
-from hipercow_slurm.krb5 import creds, krbcred
+from hipercow_slurm.krb5 import krbcred
 from hipercow_slurm.krb5.ccache import file_v4
 from hipercow_slurm.wire import messages as m
 from hipercow_slurm.wire.frames import frame
@@ -95,17 +95,6 @@ HELLO = frame(SENDAUTH_VERSION) + frame(APPLICATION_VERSION)
 def test_the_list_is_true(fault):
     file, test = FAULTS[fault]
     assert f"def {test}(" in (Path(__file__).parents[1] / f"{file}.py").read_text(), "the test has another name now"
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return tmp_path_factory.mktemp("faults")
-
-
-@pytest.fixture(scope="module")
-def tgt(folder):
-    with make_realm(folder):
-        yield {"games": login(folder, "games"), "node": creds.keytab_tgt("host/node.test", str(folder / "node.keytab"))}
 
 
 @pytest.fixture(scope="module")

@@ -3,33 +3,13 @@
 import dataclasses
 
 import pytest
-from auksd_box import NOBODY, USERS, Auksd, login, make_realm, uid_of
+from auksd_box import NOBODY, USERS, Auksd, login, uid_of
 
 from hipercow_slurm.errors import AccessError
-from hipercow_slurm.krb5 import ccache, creds, krbcred
-from hipercow_slurm.values import KrbCred
+from hipercow_slurm.krb5 import ccache, krbcred
 from hipercow_slurm.wire.messages import MAX_CRED
 
 GAMES, NEWS = uid_of("games"), uid_of("news")
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return tmp_path_factory.mktemp("auksd")
-
-
-@pytest.fixture(scope="module")
-def realm(folder):
-    with make_realm(folder) as realm:
-        yield realm
-
-
-@pytest.fixture(scope="module")
-def tgt(folder, realm) -> dict[str, KrbCred]:
-    """A TGT of everybody."""
-    found = {user: login(folder, user) for user in (*USERS, NOBODY, "stranger")}
-    found["node"] = creds.keytab_tgt("host/node.test", str(folder / "node.keytab"))
-    return found
 
 
 @pytest.fixture(scope="module")

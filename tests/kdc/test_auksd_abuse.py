@@ -9,11 +9,11 @@ import threading
 import time
 
 import pytest
-from auksd_box import SERVICE, Auksd, login, make_realm, uid_of
+from auksd_box import SERVICE, Auksd, uid_of
 
 import der_parts as der
 from hipercow_slurm.errors import Error
-from hipercow_slurm.krb5 import asn1, creds, krbcred
+from hipercow_slurm.krb5 import asn1, krbcred
 from hipercow_slurm.krb5.auth import Initiator
 from hipercow_slurm.wire import messages as m
 from hipercow_slurm.wire.frames import frame
@@ -22,19 +22,6 @@ from hipercow_slurm.wire.session import Authenticated, ClientSession, Ended
 
 GAMES = uid_of("games")
 HELLO = frame(SENDAUTH_VERSION) + frame(APPLICATION_VERSION)
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return tmp_path_factory.mktemp("abuse")
-
-
-@pytest.fixture(scope="module")
-def tgt(folder):
-    with make_realm(folder):
-        found = {user: login(folder, user) for user in ("games", "news")}
-        found["node"] = creds.keytab_tgt("host/node.test", str(folder / "node.keytab"))
-        yield found
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ import threading
 import time
 
 import pytest
-from auksd_box import SERVICE, Auksd, login, make_realm, uid_of
+from auksd_box import SERVICE, Auksd, login, uid_of
 from mit import Mit
 
 from hipercow_slurm.client.auks import AuksClient, Limits, Server
@@ -24,17 +24,6 @@ from hipercow_slurm.wire.frames import frame
 PRINCIPAL = f"{SERVICE}@REALM.TEST"
 GAMES = uid_of("games")
 QUICK = Limits(connect_s=0.5, read_s=0.5, kdc_s=2, total_s=5, rounds=1, delay_s=0.1)
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return tmp_path_factory.mktemp("client")
-
-
-@pytest.fixture(scope="module")
-def realm(folder):
-    with make_realm(folder) as realm:
-        yield realm
 
 
 @pytest.fixture(scope="module")

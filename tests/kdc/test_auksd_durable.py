@@ -9,26 +9,12 @@ import sys
 import time
 
 import pytest
-from auksd_box import USERS, Auksd, login, make_realm, uid_of
+from auksd_box import Auksd, uid_of
 from auksd_kills import survive_kills
 
 from hipercow_slurm.errors import Error
-from hipercow_slurm.krb5 import creds
 
 KILLS = 20
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return tmp_path_factory.mktemp("durable")
-
-
-@pytest.fixture(scope="module")
-def tgt(folder):
-    with make_realm(folder):
-        found = {user: login(folder, user) for user in USERS}
-        found["node"] = creds.keytab_tgt("host/node.test", str(folder / "node.keytab"))
-        yield found
 
 
 async def test_20_kills_lose_no_acknowledged_credential(folder, tgt):

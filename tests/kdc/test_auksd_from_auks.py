@@ -9,31 +9,13 @@ import sys
 import time
 
 import pytest
-from auksd_box import ACL, PASSWORD, SERVICE, USERS, Auksd, login, make_realm, uid_of
+from auksd_box import ACL, PASSWORD, SERVICE, USERS, Auksd, login, uid_of
 
 from hipercow_slurm.errors import AccessError
-from hipercow_slurm.krb5 import ccache, creds, krbcred
+from hipercow_slurm.krb5 import ccache, krbcred
 from hipercow_slurm.krb5.ccache import file_v4
 
 GAMES, NEWS, BACKUP = map(uid_of, USERS)
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return tmp_path_factory.mktemp("from-auks")
-
-
-@pytest.fixture(scope="module")
-def realm(folder):
-    with make_realm(folder) as realm:
-        yield realm
-
-
-@pytest.fixture(scope="module")
-def tgt(folder, realm):
-    found = {user: login(folder, user) for user in (*USERS, "nosuchaccount", "stranger")}
-    found["node"] = creds.keytab_tgt("host/node.test", str(folder / "node.keytab"))
-    return found
 
 
 @pytest.fixture

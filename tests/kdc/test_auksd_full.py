@@ -9,27 +9,13 @@ import os
 import subprocess
 
 import pytest
-from auksd_box import USERS, Auksd, login, make_realm, uid_of
+from auksd_box import USERS, Auksd, uid_of
 from auksd_kills import rising
 
 from hipercow_slurm.errors import Error, UnavailableError
-from hipercow_slurm.krb5 import creds
 from hipercow_slurm.store.envelope import Keys
 from hipercow_slurm.store.postgres import PostgresStore
 from hipercow_slurm.testing.store_contract import always, cred
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return tmp_path_factory.mktemp("full")
-
-
-@pytest.fixture(scope="module")
-def tgt(folder):
-    with make_realm(folder):
-        found = {user: login(folder, user) for user in USERS}
-        found["node"] = creds.keytab_tgt("host/node.test", str(folder / "node.keytab"))
-        yield found
 
 
 @contextlib.contextmanager

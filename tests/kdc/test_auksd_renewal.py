@@ -4,7 +4,7 @@ import asyncio
 import time
 
 import pytest
-from auksd_box import USERS, Auksd, login, make_realm, uid_of
+from auksd_box import USERS, Auksd, login, uid_of
 
 from hipercow_slurm.client.auks import AuksClient
 from hipercow_slurm.krb5 import ccache, creds
@@ -12,17 +12,6 @@ from hipercow_slurm.krb5.auth import service_ticket
 
 GAMES, NEWS, BACKUP = map(uid_of, USERS)
 TIMING = "margin_s = 1.0\nretry_max_s = 1.0"
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return tmp_path_factory.mktemp("renewal")
-
-
-@pytest.fixture(scope="module")
-def realm(folder):
-    with make_realm(folder) as realm:
-        yield realm
 
 
 @pytest.fixture(scope="module")

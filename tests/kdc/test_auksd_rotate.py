@@ -6,23 +6,9 @@ import subprocess
 import sys
 
 import pytest
-from auksd_box import USERS, Auksd, login, make_realm, uid_of
+from auksd_box import USERS, Auksd, uid_of
 
-from hipercow_slurm.krb5 import creds
 from hipercow_slurm.store.envelope import read_key_file
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return tmp_path_factory.mktemp("rotate")
-
-
-@pytest.fixture(scope="module")
-def tgt(folder):
-    with make_realm(folder):
-        found = {user: login(folder, user) for user in USERS}
-        found["node"] = creds.keytab_tgt("host/node.test", str(folder / "node.keytab"))
-        yield found
 
 
 async def rotate(auksd: Auksd) -> str:

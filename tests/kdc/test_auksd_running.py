@@ -12,11 +12,10 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from auksd_box import ACL, SERVICE, Auksd, login, make_realm, uid_of
+from auksd_box import ACL, SERVICE, Auksd, login, uid_of
 
 from hipercow_slurm import audit
 from hipercow_slurm.errors import Error
-from hipercow_slurm.krb5 import creds
 from hipercow_slurm.krb5.auth import Initiator
 from hipercow_slurm.testing.story import eventually
 from hipercow_slurm.wire import messages as m
@@ -27,24 +26,6 @@ GAMES, NEWS = uid_of("games"), uid_of("news")
 NODES = '[nodes]\nrealm = "REALM.TEST"\ndomains = ["test"]\n'
 NODE_ACL = ACL.replace("role = admin", "role = node")
 assert NODE_ACL != ACL
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return tmp_path_factory.mktemp("running")
-
-
-@pytest.fixture(scope="module")
-def realm(folder):
-    with make_realm(folder) as realm:
-        yield realm
-
-
-@pytest.fixture(scope="module")
-def tgt(folder, realm):
-    found = {user: login(folder, user) for user in ("games", "news", "backup")}
-    found["node"] = creds.keytab_tgt("host/node.test", str(folder / "node.keytab"))
-    return found
 
 
 class Site(Auksd):

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Required, TypedDict, Unpack
 
 from hipercow_slurm import log
 from hipercow_slurm.audit.chain import OWN, Link
@@ -22,6 +22,18 @@ from hipercow_slurm.audit.file import ChainFile
 from hipercow_slurm.errors import UnavailableError
 
 Sync = Literal["each", "interval"]
+
+
+class Decision(TypedDict, total=False):
+    """What one line says: who asked for what, from where, about whose ticket, and what came of it and why."""
+
+    verb: Required[str]
+    result: Required[str]
+    who: str | None
+    peer: str | None
+    uid: int | None
+    why: str | None
+    request_id: str | None
 
 
 class AuditLog:
@@ -81,17 +93,7 @@ class AuditLog:
         """Lines lost since the last one that was written."""
         return self._file.lost
 
-    async def note(
-        self,
-        *,
-        verb: str,
-        result: str,
-        who: str | None = None,
-        peer: str | None = None,
-        uid: int | None = None,
-        why: str | None = None,
-        request_id: str | None = None,
-    ) -> Link | None:
+    async def note(self, **decision: Unpack[Decision]) -> Link | None:
         """Write one decision; the wait for the disk (``each``) is shared and off the event loop.
 
         Returns:
@@ -101,49 +103,29 @@ class AuditLog:
             UnavailableError: code ``audit-unwritable``, only with ``required``.
         """
         if not self._each:
-            return self.note_soon(verb=verb, result=result, who=who, peer=peer, uid=uid, why=why, request_id=request_id)
-        link = self._append(verb, result, who, peer, uid, why, request_id)
+            return self.note_soon(**decision)
+        link = self._append(decision)
         if link is not None:
             await self._on_disk(link)
         return link
 
-    def note_soon(
-        self,
-        *,
-        verb: str,
-        result: str,
-        who: str | None = None,
-        peer: str | None = None,
-        uid: int | None = None,
-        why: str | None = None,
-        request_id: str | None = None,
-    ) -> Link | None:
+    def note_soon(self, **decision: Unpack[Decision]) -> Link | None:
         """As ``note``; the line is written, and on disk at most ``interval_s`` later, whatever ``sync`` says.
 
         Raises:
             UnavailableError: as ``note``.
         """
-        link = self._append(verb, result, who, peer, uid, why, request_id)
+        link = self._append(decision)
         if link is not None and (self._syncing is None or self._syncing.done()):
             self._syncing = asyncio.create_task(self._sync_later())
         return link
 
-    def note_now(
-        self,
-        *,
-        verb: str,
-        result: str,
-        who: str | None = None,
-        peer: str | None = None,
-        uid: int | None = None,
-        why: str | None = None,
-        request_id: str | None = None,
-    ) -> Link | None:
+    def note_now(self, **decision: Unpack[Decision]) -> Link | None:
         """As ``note``, for threads and programs without an event loop: waits for the disk itself.
 
         With ``interval`` a line is synced by the first one that comes ``interval_s`` after it, or by ``close``.
         """
-        link = self._append(verb, result, who, peer, uid, why, request_id)
+        link = self._append(decision)
         if link is not None and (self._each or time.monotonic() - self._synced_at >= self._interval_s):
             try:
                 self._sync()
@@ -174,25 +156,16 @@ class AuditLog:
             except OSError as error:
                 log.get().error("audit.unwritable", path=str(self._path), why=error.strerror)
 
-    def _append(
-        self,
-        verb: str,
-        result: str,
-        who: str | None,
-        peer: str | None,
-        uid: int | None,
-        why: str | None,
-        request_id: str | None,
-    ) -> Link | None:
-        assert not verb.startswith(OWN), verb
+    def _append(self, decision: Decision) -> Link | None:
+        assert not decision["verb"].startswith(OWN), decision["verb"]
         fields = {
-            "verb": verb,
-            "who": who,
-            "from": peer,
-            "uid": uid,
-            "result": result,
-            "why": why,
-            "request_id": request_id,
+            "verb": decision["verb"],
+            "who": decision.get("who"),
+            "from": decision.get("peer"),
+            "uid": decision.get("uid"),
+            "result": decision["result"],
+            "why": decision.get("why"),
+            "request_id": decision.get("request_id"),
         }
         with self._lock:
             try:

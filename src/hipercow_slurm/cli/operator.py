@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import click
@@ -10,15 +11,24 @@ import click
 CONFIG_DIR = Path("/etc/hipercow-slurm")
 
 
+def _config(
+    name: str, *short: str, help: str = "Configuration file.", envvar: str | None = None
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """The option --config of a program whose file is ``name``."""
+    return click.option(
+        *short,
+        "--config",
+        "config_path",
+        type=click.Path(dir_okay=False, path_type=Path),
+        envvar=envvar,
+        default=CONFIG_DIR / name,
+        show_default=True,
+        help=help,
+    )
+
+
 @click.command()
-@click.option(
-    "--config",
-    "config_path",
-    type=click.Path(dir_okay=False, path_type=Path),
-    default=CONFIG_DIR / "api.toml",
-    show_default=True,
-    help="Configuration file.",
-)
+@_config("api.toml")
 @click.option("--worker", metavar="PLACE", hidden=True)
 def api(config_path: Path, worker: str | None) -> None:
     """Run the HTTP API until it is told to stop (TERM)."""
@@ -29,14 +39,7 @@ def api(config_path: Path, worker: str | None) -> None:
 
 
 @click.command()
-@click.option(
-    "--config",
-    "config_path",
-    type=click.Path(dir_okay=False, path_type=Path),
-    default=CONFIG_DIR / "signer.toml",
-    show_default=True,
-    help="Configuration file.",
-)
+@_config("signer.toml")
 @click.option("--init", "act", flag_value="init", help="Make the keys and slurmctld's JWKS file, and end.")
 @click.option(
     "--rotate", "act", flag_value="rotate", help="Sign with the next key from now on, make a new next one, and end."
@@ -61,15 +64,11 @@ def signer(config_path: Path, act: str | None) -> None:
 
 
 @click.command()
-@click.option(
+@_config(
+    "auksd.toml",
     "-f",
-    "--config",
-    "config_path",
-    type=click.Path(dir_okay=False, path_type=Path),
-    envvar="AUKSD_CONF",
-    default=CONFIG_DIR / "auksd.toml",
-    show_default=True,
     help="Configuration file, TOML or an auks.conf as it is.  [env: AUKSD_CONF]",
+    envvar="AUKSD_CONF",
 )
 @click.option("--check-config", is_flag=True, help="Read the configuration and the files it names, then exit.")
 @click.option(
@@ -131,14 +130,7 @@ def auksd(
 
 @click.command()
 @click.option("--ccache", metavar="NAME", help="Credential cache to take the ticket from, if not the default one.")
-@click.option(
-    "--config",
-    "config_path",
-    type=click.Path(dir_okay=False, path_type=Path),
-    default=CONFIG_DIR / "agent.toml",
-    show_default=True,
-    help="Configuration file; its section [cache] says where the credential cache is.",
-)
+@_config("agent.toml", help="Configuration file; its section [cache] says where the credential cache is.")
 @click.option("-q", "--quiet", is_flag=True, help="Say nothing when all is well.")
 @click.option("--stamp", "fresh_s", metavar="SECONDS", type=click.IntRange(0, 3600), default=0, hidden=True)
 def upload(ccache: str | None, config_path: Path, quiet: bool, fresh_s: int) -> None:
@@ -151,14 +143,7 @@ def upload(ccache: str | None, config_path: Path, quiet: bool, fresh_s: int) -> 
 
 
 @click.command()
-@click.option(
-    "--config",
-    "config_path",
-    type=click.Path(dir_okay=False, path_type=Path),
-    default=CONFIG_DIR / "agent.toml",
-    show_default=True,
-    help="Configuration file.",
-)
+@_config("agent.toml")
 def agent(config_path: Path) -> None:
     """Run the node agent until it is told to stop (TERM); the tickets of running jobs stay where they are."""
     # One per node, so it is kept small: asyncio and hashlib load OpenSSL where they find it (3 MB), and do without it.
