@@ -268,18 +268,19 @@ def test_login_needs_the_cache(box):
 
 
 def test_logins_beyond_the_queue_are_sent_away_at_once(box):
-    """Two workers and two places to wait: with a KDC that hangs, the rest is told to come back, and nobody is lost."""
+    """With a KDC that hangs: three of a user at one address are asked, two wait for their verdicts, the rest is told to
+    come back, and nobody is lost."""
     box.realm.pause()
     try:
         with ThreadPoolExecutor(8) as threads:
             asked = [threads.submit(attempt, box, "alice", box.passwords["alice"]) for _ in range(8)]
             done, waiting = wait(asked, timeout=1.0)
-            assert [one.result().status_code for one in done] == [429] * 4
+            assert [one.result().status_code for one in done] == [429] * 3
             assert {one.result().json()["code"] for one in done} == {"too-many-logins"}
             with box.client() as client:
                 assert client.get("/v1/ticket").status_code == 401, "everything else goes on"
             box.realm.resume()
-            assert [one.result().status_code for one in waiting] == [201] * 4, "a hanging KDC is no failed login"
+            assert [one.result().status_code for one in waiting] == [201] * 5, "a hanging KDC is no failed login"
     finally:
         box.realm.resume()
 
@@ -335,7 +336,7 @@ def test_without_a_good_keytab_it_refuses_to_start(box, what):
 def test_guessing_is_stopped_and_the_owner_is_not(box):
     """Last: it empties zoe2's bucket. The KDC is asked no more than the bucket allows."""
     answers = [attempt(box, "zoe2", f"guess{n}") for n in range(8)]
-    assert [a.status_code for a in answers] == [401] * 5 + [429] * 3
-    assert answers[-1].json()["code"] == "too-many-failures" and 0 < int(answers[-1].headers["Retry-After"]) <= 61
+    assert [a.status_code for a in answers] == [401] * 2 + [429] * 6
+    assert answers[-1].json()["code"] == "too-many-failures" and 0 < int(answers[-1].headers["Retry-After"]) <= 1801
     assert json.dumps(answers[-1].json()).find("guess") == -1
     assert box.login("alice")

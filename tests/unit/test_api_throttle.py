@@ -1,6 +1,7 @@
 """Failed logins run out, come back with time, and never lock out somebody else for long."""
 
 import asyncio
+import contextlib
 
 import pytest
 
@@ -10,7 +11,8 @@ from hipercow_slurm.api.database import opened
 from hipercow_slurm.api.problems import ThrottledError
 from hipercow_slurm.api.throttle import LoginThrottle, full_after_s, network_of
 
-LIMITS = Limits(failures_per_user=3, failure_user_refill_s=60.0, failures_per_address=5, failure_address_refill_s=10.0)
+# One strange address has 3 tries for a user, a known one 4; all strange ones together 4.
+LIMITS = Limits(failures_per_user=5, failure_user_window_s=60.0, failures_per_address=5, failure_address_refill_s=10.0)
 ALICE, BOB = "alice@R", "bob@R"
 
 
@@ -41,16 +43,57 @@ async def attempt(throttle, principal, address, outcome="failed"):
     await throttle.settle(await throttle.charge(principal, address), outcome)
 
 
-async def test_user_is_stopped_after_the_burst_and_told_when_to_come_back(throttle, clock):
+async def test_one_address_is_stopped_and_told_when_to_come_back(throttle, clock):
     for _ in range(3):
         await attempt(throttle, ALICE, "192.0.2.1")
     clock.now = 10.0
     with pytest.raises(ThrottledError) as caught:
-        await throttle.charge(ALICE, "192.0.2.2")
+        await throttle.charge(ALICE, "192.0.2.1")
     assert caught.value.code == "too-many-failures"
     assert caught.value.retry_after_s == pytest.approx(50.0)
+    await attempt(throttle, ALICE, "192.0.2.2", "undecided")  # elsewhere there is one left
     clock.now = 61.0
-    await throttle.charge(ALICE, "192.0.2.2")
+    await throttle.charge(ALICE, "192.0.2.1")
+
+
+async def test_all_strange_addresses_together_leave_the_last_try_to_known_ones(throttle):
+    await attempt(throttle, ALICE, "192.0.2.1", "succeeded")
+    for number in range(4):
+        await attempt(throttle, ALICE, f"198.51.100.{number}")
+    for number in range(4, 8):
+        with pytest.raises(ThrottledError):
+            await throttle.charge(ALICE, f"198.51.100.{number}")
+    await attempt(throttle, ALICE, "192.0.2.1")
+    with pytest.raises(ThrottledError):
+        await throttle.charge(ALICE, "192.0.2.1")
+
+
+class Kdc:
+    """How MIT's KDC and Active Directory count: every failure adds one; a pause or a right password forgets them."""
+
+    def __init__(self, window_s):
+        self.window_s, self.failures, self.last, self.most = window_s, 0, 0.0, 0
+
+    def failed(self, now):
+        self.failures = 1 if now - self.last > self.window_s else self.failures + 1
+        self.last, self.most = now, max(self.most, self.failures)
+
+
+@pytest.mark.parametrize("every_s", [1, 7, 20, 29, 31, 45, 59, 60, 61])
+async def test_a_patient_guesser_does_not_fill_the_kdcs_count_either(database, clock, every_s):
+    """Would have caught: one token each minute, which keeps the KDC's count going until it locks the account."""
+    throttle, kdc = LoginThrottle(Limits(failures_per_user=4, failure_user_window_s=60.0), database, clock=clock), Kdc(60)
+    for number in range(120):
+        clock.now += every_s
+        with contextlib.suppress(ThrottledError):
+            charge = await throttle.charge(ALICE, f"198.51.100.{number}")  # never twice from the same address
+            kdc.failed(clock.now)
+            await throttle.settle(charge, "failed")
+    assert 1 <= kdc.most <= 3, kdc.most
+
+
+async def test_the_defaults_stay_below_a_lockout_at_five():
+    assert Limits().failures_per_user < 5 and Limits().failure_user_window_s >= 1800
 
 
 async def test_address_is_stopped_whoever_it_tries(throttle):
@@ -78,6 +121,17 @@ async def test_success_fills_the_users_bucket(throttle):
     await attempt(throttle, ALICE, "192.0.2.1", "succeeded")
     for _ in range(3):
         await attempt(throttle, ALICE, "192.0.2.1")
+
+
+async def test_a_success_does_not_forgive_guesses_that_are_under_way(throttle):
+    """Would have caught: guesses made at the same moment as alice's own logins, each for nothing."""
+    guesses = [await throttle.charge(ALICE, f"198.51.100.{number}") for number in range(3)]
+    await attempt(throttle, ALICE, "192.0.2.1", "succeeded")
+    for guess in guesses:
+        await throttle.settle(guess, "failed")
+    await attempt(throttle, ALICE, "198.51.100.9")
+    with pytest.raises(ThrottledError):
+        await throttle.charge(ALICE, "198.51.100.10")
 
 
 async def test_undecided_gives_back(throttle):
@@ -124,21 +178,23 @@ async def test_many_wrong_passwords_at_once_are_as_few_as_one_by_one(throttle):
     assert [error.code for error in done if error is not None] == ["too-many-failures"] * 13
 
 
-async def test_what_a_killed_process_never_settled_is_not_waited_for(throttle, clock):
+async def test_what_a_killed_process_never_settled_is_not_waited_for_and_counts(database, clock):
+    throttle = LoginThrottle(Limits(failures_per_user=5), database, clock=clock)
     for _ in range(3):
         await throttle.charge(ALICE, "192.0.2.1")
-    clock.now = throttle_db.UNDECIDED_S - 1 + 60.0
-    await attempt(throttle, ALICE, "192.0.2.1")
-    with pytest.raises(ThrottledError):
+    clock.now = throttle_db.UNDECIDED_S + 1
+    with pytest.raises(ThrottledError) as caught:
         async with asyncio.timeout(5):
             await throttle.charge(ALICE, "192.0.2.1")
+    assert caught.value.retry_after_s == pytest.approx(1800 - clock.now), "the KDC may have counted it"
 
 
 async def test_what_is_full_again_is_forgotten(throttle, database, clock):
     await attempt(throttle, ALICE, "192.0.2.1")
     await attempt(throttle, BOB, "192.0.2.1", "succeeded")
-    assert await database.run(throttle_db.clean(100.0, full_after_s(LIMITS))) == 0
-    assert await database.run(throttle_db.clean(200.0, full_after_s(LIMITS))) == 3, "two users and one address"
+    assert await database.run(throttle_db.clean(50.0, full_after_s(LIMITS))) == 0
+    gone = await database.run(throttle_db.clean(200.0, full_after_s(LIMITS)))
+    assert gone == 5, "two users, each also at the address, and the address"
     assert await database.run(throttle_db.is_known(BOB, "192.0.2.1"))
 
 

@@ -181,8 +181,12 @@ class Limits(Table, frozen=True):
     Attributes:
         login_workers: password checks at the same time (0: number of cores).
         login_queue: password checks waiting for a worker; more get 429.
-        failures_per_user, failure_user_refill_s: burst of failed logins per user, and seconds until one more.
-        failures_per_address, failure_address_refill_s: the same per client address.
+        failures_per_user, failure_user_window_s: failed logins per user, from all addresses; they are forgotten when
+            none was added for so many seconds, or at a right login. Keep the number below the KDC's own lockout
+            threshold and the time not below its observation window (MIT: -failurecountinterval): then nobody can lock
+            an account at the KDC through this service. One strange address gets two of them less, a known one one.
+        failures_per_address, failure_address_refill_s: burst of failed logins per client address, and seconds until
+            one more.
         failed_login_s: a refused login is answered after this time, so that the time says nothing about the reason.
         basic_session_s: requests with the same HTTP Basic credentials share a session for this long; for as long an
             old password may still be taken.
@@ -197,8 +201,8 @@ class Limits(Table, frozen=True):
 
     login_workers: int = 0
     login_queue: int = 64
-    failures_per_user: int = 5
-    failure_user_refill_s: float = 60.0
+    failures_per_user: Annotated[int, msgspec.Meta(ge=1)] = 4
+    failure_user_window_s: Annotated[float, msgspec.Meta(gt=0)] = 1800.0
     failures_per_address: int = 20
     failure_address_refill_s: float = 10.0
     failed_login_s: float = 0.5

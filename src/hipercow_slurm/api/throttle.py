@@ -1,10 +1,11 @@
-"""Failed logins cost tokens: a bucket per user and one per address, refilled with time, shared by all processes.
+"""Failed logins cost tokens: of the user, of the user at one address, of the address; shared by all processes.
 
 Rule 1: the token is taken before the password is checked and given back when the check did not fail, so parallel
 guesses cannot overrun the bucket. Rule 2: who finds it empty while verdicts of others are due waits for them: many
 correct logins of one user at once all pass, some at a time, and of many guesses no more are judged than the bucket
-holds. Rule 3: an address from which this user has logged in before has a bucket of its own for that user, so a
-stranger who burns alice's bucket does not lock alice out.
+holds. Rule 3: a user's failures stay below the count at which the KDC locks the account, and are forgotten as the KDC
+forgets them: after a pause. Rule 4: no one address can use up all of a user's, and the last one is kept for places
+from which this user has logged in before, so whoever burns alice's locks alice out neither elsewhere nor at home.
 """
 
 from __future__ import annotations
@@ -54,15 +55,14 @@ class LoginThrottle:
         rules = [Rule(f"net {network}", self._limits.failures_per_address, self._limits.failure_address_refill_s)]
         if principal is not None:
             known = await self._database.run(throttle_db.is_known(principal, network), durable=False)
-            name = f"user {principal} at {network}" if known else f"user {principal}"
-            rules.append(Rule(name, self._limits.failures_per_user, self._limits.failure_user_refill_s))
+            rules += users_rules(self._limits, principal, network, known=known)
         await self._take(rules)
         return Charge(tuple(rules), principal, network)
 
     async def settle(self, charge: Charge, outcome: Outcome) -> None:
         """The verdict: the password was wrong, or right, or it was not judged (KDC down, say)."""
-        now, user = self._clock(), charge.principal is not None
-        fill = charge.rules[-1] if user else None
+        now = self._clock()
+        fill = charge.rules[1:]  # the user's; a right password says nothing of the other names the address has tried
         await self._database.run(throttle_db.settle(charge.rules, outcome, now, fill=fill), durable=False)
         if charge.principal is not None and outcome == "succeeded":
             self._database.tell(
@@ -92,12 +92,21 @@ class LoginThrottle:
             pause = min(1.5 * pause, _LONGEST_PAUSE_S)
 
 
+def users_rules(limits: Limits, principal: str, network: str, *, known: bool) -> list[Rule]:
+    """The buckets of one user for a try from one address; ``known``: a place where this user has logged in before.
+
+    Of n failures in all, a known place may use n - 1, so that another known one has a try, and a strange one n - 2; all
+    strange ones together n - 1.
+    """
+    most, window_s = limits.failures_per_user, limits.failure_user_window_s
+    here = max(1, most - (1 if known else 2))
+    everywhere = Rule(f"user {principal}", most, window_s, quiet=True, spare=0 if known or most == 1 else 1)
+    return [everywhere, Rule(f"user {principal} at {network}", here, window_s, quiet=True)]
+
+
 def full_after_s(limits: Limits) -> float:
     """A bucket that nobody touched for this long is full."""
-    return max(
-        limits.failures_per_user * limits.failure_user_refill_s,
-        limits.failures_per_address * limits.failure_address_refill_s,
-    )
+    return max(limits.failure_user_window_s, limits.failures_per_address * limits.failure_address_refill_s)
 
 
 def network_of(address: str) -> str:

@@ -21,16 +21,37 @@ Outcome = Literal["failed", "succeeded", "undecided"]
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """A bucket: ``burst`` tokens at once, then one more every ``refill_s`` seconds."""
+    """A bucket of ``burst`` tokens, and how they come back.
+
+    Attributes:
+        refill_s: one more every so many seconds; with ``quiet``: all of them, so many seconds after the last try. That is how a KDC forgets failures. Tokens that came back one by one would let a patient guesser fill the
+            KDC's count, which goes on as long as no pause is long enough.
+        spare: tokens that must be left for others when one is taken.
+    """
 
     name: str
     burst: int
     refill_s: float
+    quiet: bool = False
+    spare: int = 0
+
+    def filled(self, tokens: float, at: float, now: float) -> tuple[float, float]:
+        """What is in it now, and since when time counts."""
+        if not self.quiet:
+            return min(float(self.burst), tokens + max(0.0, now - at) / self.refill_s), now
+        return (float(self.burst), now) if now - at > self.refill_s else (min(float(self.burst), tokens), at)
+
+    def wait_s(self, level: Level, now: float) -> float:
+        """Seconds until there may be one to take."""
+        return level.at + self.refill_s - now if self.quiet else (self.spare + 1 - level.tokens) * self.refill_s
 
 
 @dataclass(frozen=True, slots=True)
 class Level:
-    """What is in a bucket at ``at``, and how many tries have taken a token and wait for their verdict."""
+    """What is in a bucket, and how many tries have taken a token and wait for their verdict.
+
+    ``at``: when that was so; of a quiet bucket, when it was last tried.
+    """
 
     tokens: float
     at: float
@@ -54,8 +75,9 @@ def take(rules: Sequence[Rule], now: float) -> Act[Taken]:
         after: list[tuple[Rule, Level]] = []
         for rule in rules:
             level = await _locked(transaction, rule, now)
-            if level.tokens < 1:
-                return Taken((1 - level.tokens) * rule.refill_s, undecided=level.pending > 0)
+            if level.tokens < rule.spare + 1:
+                return Taken(max(0.001, rule.wait_s(level, now)), undecided=level.pending > 0)
+            # A process that dies before its verdict leaves a try that the KDC may have counted as a failure now.
             after.append((rule, Level(level.tokens - 1, now, level.pending + 1, now)))
         for rule, level in after:
             await _keep(transaction, rule, level)
@@ -64,20 +86,17 @@ def take(rules: Sequence[Rule], now: float) -> Act[Taken]:
     return act
 
 
-def settle(rules: Sequence[Rule], outcome: Outcome, now: float, *, fill: Rule | None = None) -> Act[None]:
-    """Say what became of a try that took tokens; ``fill`` is the bucket that a success fills to the brim."""
+def settle(rules: Sequence[Rule], outcome: Outcome, now: float, *, fill: Sequence[Rule] = ()) -> Act[None]:
+    """Say what became of a try that took tokens; ``fill`` are the buckets that a success fills to the brim."""
 
     async def act(transaction: Transaction) -> None:
         for rule in rules:
             level = await _locked(transaction, rule, now)
+            others = max(0, level.pending - 1)
             tokens = level.tokens if outcome == "failed" else level.tokens + 1
-            if outcome == "succeeded" and rule == fill:
-                tokens = rule.burst
-            await _keep(
-                transaction,
-                rule,
-                Level(min(rule.burst, tokens), now, max(0, level.pending - 1), level.pending_at),
-            )
+            if outcome == "succeeded" and rule in fill:
+                tokens = rule.burst - others  # what others are trying now is not forgiven beforehand
+            await _keep(transaction, rule, Level(min(rule.burst, tokens), now, others, level.pending_at))
 
     return act
 
@@ -128,8 +147,8 @@ async def _locked(transaction: Transaction, rule: Rule, now: float) -> Level:
     ((tokens, at, pending, pending_at),) = await transaction.rows(
         "SELECT level, at, pending, pending_at FROM bucket WHERE name = $1", rule.name
     )
-    tokens = min(float(rule.burst), tokens + max(0.0, now - at) / rule.refill_s)
-    return Level(tokens, now, pending if now - pending_at < UNDECIDED_S else 0, pending_at)
+    tokens, at = rule.filled(tokens, at, now)
+    return Level(tokens, at, pending if now - pending_at < UNDECIDED_S else 0, pending_at)
 
 
 async def _keep(transaction: Transaction, rule: Rule, level: Level) -> None:

@@ -1,0 +1,73 @@
+"""A KDC that locks accounts after five wrong passwords: nobody can make it do so through the API."""
+
+import re
+
+import httpx
+import pytest
+
+from api_box import ApiBox
+
+pytestmark = pytest.mark.kdc
+
+MAX_FAILURES = 5
+
+
+@pytest.fixture(scope="module")
+def box():
+    with ApiBox() as box:
+        box.realm.kadmin(f"addpol -maxfailure {MAX_FAILURES} -failurecountinterval 30m -lockoutduration 0 strict")
+        for name in ("alice", "bob", "carol"):
+            box.realm.kadmin(f"modprinc -policy strict {name}")
+        yield box
+
+
+def attempt(box, username, password, address):
+    transport = httpx.HTTPTransport(verify=box.certificate.client(), local_address=address)
+    with httpx.Client(base_url=box.url, transport=transport, timeout=40) as client:
+        return client.post("/v1/sessions", json={"username": username, "password": password})
+
+
+def failures(box, name):
+    """How many the KDC has counted."""
+    found = re.search(r"Failed password attempts: (\d+)", box.realm.kadmin(f"getprinc {name}"))
+    assert found
+    return int(found[1])
+
+
+def test_the_kdc_does_lock_who_fails_too_often(box):
+    """Without this the others would prove nothing; and what its owner is told then."""
+    for _ in range(MAX_FAILURES):
+        with pytest.raises(RuntimeError, match="[Pp]reauthentication failed|[Ii]ncorrect"):
+            box.realm.kinit("carol", "wrong", f"FILE:{box.dir}/cc-carol")
+    answer = attempt(box, "carol", box.passwords["carol"], "127.0.0.1")
+    assert (answer.status_code, answer.json()["code"]) == (403, "account-locked"), answer.text
+
+
+def test_a_wrong_password_costs_one_failure_at_the_kdc(box):
+    """Would have caught: libkrb5, or our own second try without armour, asking again with the same wrong password."""
+    assert attempt(box, "bob", "wrong", "127.0.0.2").status_code == 401
+    assert failures(box, "bob") == 1
+    assert attempt(box, "bob", box.passwords["bob"], "127.0.0.2").status_code == 201
+    assert failures(box, "bob") == 0
+
+
+def test_one_address_cannot_keep_alice_out_elsewhere(box):
+    """alice has never logged in before; what the guesser leaves is enough for a right password."""
+    codes = [attempt(box, "alice", f"guess{n}", "127.0.0.66").json()["code"] for n in range(8)]
+    assert codes == ["login-failed"] * 2 + ["too-many-failures"] * 6
+    assert failures(box, "alice") == 2, "the KDC was asked for the others, too"
+    made = attempt(box, "alice", box.passwords["alice"], "127.0.0.7")
+    assert made.status_code == 201, made.text
+
+
+def test_many_addresses_cannot_lock_alice_at_the_kdc_nor_out_of_where_she_is_known(box):
+    codes = [attempt(box, "alice", f"guess{n}", f"127.0.1.{n}").json()["code"] for n in range(20)]
+    assert codes == ["login-failed"] * 3 + ["too-many-failures"] * 17
+    assert 0 < failures(box, "alice") < MAX_FAILURES - 1
+    stranger = attempt(box, "alice", box.passwords["alice"], "127.0.2.1")
+    assert stranger.status_code == 429 and 0 < int(stranger.headers["Retry-After"]) <= 1801, stranger.text
+    at_home = attempt(box, "alice", box.passwords["alice"], "127.0.0.7")
+    assert at_home.status_code == 201, at_home.text
+    assert failures(box, "alice") == 0, "a right password ends the KDC's count"
+    elsewhere = attempt(box, "alice", box.passwords["alice"], "127.0.2.1")
+    assert elsewhere.status_code == 201, "and ours"
