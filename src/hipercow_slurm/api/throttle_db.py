@@ -24,8 +24,9 @@ class Rule:
     """A bucket of ``burst`` tokens, and how they come back.
 
     Attributes:
-        refill_s: one more every so many seconds; with ``quiet``: all of them, so many seconds after the last try. That is how a KDC forgets failures. Tokens that came back one by one would let a patient guesser fill the
-            KDC's count, which goes on as long as no pause is long enough.
+        refill_s: one more every so many seconds; with ``quiet``: all of them, so many seconds after the last try. That
+            is how a KDC forgets failures. Tokens that came back one by one would let a patient guesser fill the KDC's
+            count, which goes on as long as no pause is long enough.
         spare: tokens that must be left for others when one is taken.
     """
 
