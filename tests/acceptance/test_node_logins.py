@@ -165,7 +165,7 @@ def kcm(sandbox: Sandbox, program: str) -> Iterator[None]:
         folders = " ".join(f"/var/lib/sss/{one}" for one in ("db", "secrets", "mc", "pipes/private"))
         start += f"mkdir -p {folders} && exec /usr/libexec/sssd/sssd_kcm --logger=stderr"
     else:
-        start += "exec /usr/sbin/kcm"
+        start += "MALLOC_PERTURB_=165 exec /usr/sbin/kcm"  # see test_kernel_places.py
     with running(sandbox, "c1", "bash", "-c", start):
         eventually("the KCM daemon", lambda: not sandbox.run("c1", ["test", "-S", KCM_SOCKET], check=False).returncode, within_s=30)  # fmt: skip # noqa: E501
         yield

@@ -6,6 +6,7 @@ import contextlib
 import os
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from hipercow_slurm.krb5 import ccache, codes, convert, krbcred
 from hipercow_slurm.krb5.lib import check, ffi, fresh, lib
@@ -31,6 +32,7 @@ def store(name: str | None, cred: KrbCred) -> None:
         return
     doing = f"store a ticket in {name or 'the default credential cache'}"
     with fresh() as own_context:
+        _trust_own_clock(own_context, doing)
         holder = ffi.new("krb5_ccache *")
         if name is None:
             check(lib.krb5_cc_default(own_context, holder), doing, codes.CCACHE, own_context)
@@ -45,6 +47,17 @@ def store(name: str | None, cred: KrbCred) -> None:
                 check(lib.krb5_cc_store_cred(own_context, holder[0], creds), doing, codes.CCACHE, own_context)
         finally:
             lib.krb5_cc_close(own_context, holder[0])
+
+
+def _trust_own_clock(own_context: Any, doing: str) -> None:
+    """The KDC's clock is ours, said aloud: libkrb5 hands that on to a KCM daemon, with the cache.
+
+    Heimdal's takes what lies in its memory for the offset otherwise (kcm/cache.c sets all of a new cache but that):
+    klist shows a good ticket then, and rpc.gssd, which goes by the daemon's clock, finds one that has ended.
+    """
+    now = ffi.new("int32_t *")
+    check(lib.krb5_timeofday(own_context, now), doing, codes.CCACHE, own_context)
+    check(lib.krb5_set_real_time(own_context, now[0], -1), doing, codes.CCACHE, own_context)
 
 
 def make_primary(name: str) -> None:

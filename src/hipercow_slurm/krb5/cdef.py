@@ -98,6 +98,8 @@ krb5_error_code krb5_cc_get_principal(krb5_context, krb5_ccache, krb5_principal 
 krb5_error_code krb5_cc_start_seq_get(krb5_context, krb5_ccache, krb5_cc_cursor *);
 krb5_error_code krb5_cc_next_cred(krb5_context, krb5_ccache, krb5_cc_cursor *, krb5_creds *);
 krb5_error_code krb5_cc_switch(krb5_context, krb5_ccache);
+krb5_error_code krb5_timeofday(krb5_context, int32_t *);
+krb5_error_code krb5_set_real_time(krb5_context, int32_t, int32_t);
 krb5_error_code krb5_cc_get_full_name(krb5_context, krb5_ccache, char **);
 krb5_error_code krb5_cccol_cursor_new(krb5_context, krb5_cccol_cursor *);
 krb5_error_code krb5_cccol_cursor_next(krb5_context, krb5_cccol_cursor, krb5_ccache *);
