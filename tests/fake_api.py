@@ -102,6 +102,7 @@ class FakeApi:
         self.keys: dict[str, int] = {}
         self.tokens: dict[str, str] = {}
         self.files: dict[str, bytes] = {}
+        self.folders: set[str] = {"/home", "/home/alice"}
         self.queries: list[dict[str, str]] = []
         self.page = 10000
 
@@ -145,8 +146,12 @@ class FakeApi:
             times = {"valid_until": SOON, "renewable_until": LATER}
             who = {"principal": "alice@REALM.TEST", "localname": "alice", "uid": 5001}
             return JSONResponse({**who, "session": times, "cache": times})
-        if parts[1] in ("partitions", "cluster", "files"):
-            return self._cluster(request, parts[1], body)
+        if parts[1] in ("partitions", "cluster"):
+            return self._cluster(parts[1])
+        if parts[1] == "directories":
+            return self._make_folder(request.query_params["path"])
+        if parts[1] == "files":
+            return self._file(request, body)
         if (method, path) == ("POST", "/v1/jobs"):
             return self._submit(json.loads(body), request.headers["idempotency-key"])
         if path == "/v1/jobs:bulk":
@@ -179,23 +184,36 @@ class FakeApi:
             {"jobs": rows, "next_cursor": str(rows[-1]["job_id"]) if len(fitting) > len(rows) else None}
         )
 
-    def _cluster(self, request: Request, what: str, body: bytes) -> Response:
+    def _cluster(self, what: str) -> Response:
         if what == "partitions":
             rows = [{"name": name, "state": "UP", "total_cpus": 8} for name in ("debug", "long")]
             return JSONResponse({"partitions": rows})
-        if what == "cluster":
-            return JSONResponse({"limits": {"bulk_jobs": 2}})
-        path = request.query_params["path"]
+        return JSONResponse({"limits": {"bulk_jobs": 2}})
+
+    def _make_folder(self, path: str) -> Response:
+        if path.rpartition("/")[0] not in self.folders:
+            return problem(404, "no-such-file", detail=f"there is no {path.rpartition('/')[0]}")
+        created = path not in self.folders
+        self.folders.add(path)
+        return JSONResponse({"path": path, "created": created})
+
+    def _file(self, request: Request, body: bytes) -> Response:
+        path = request.query_params["path"].rstrip("/")
         if request.method == "PUT":
             self.queries.append(dict(request.query_params))
+            if path.rpartition("/")[0] not in self.folders:
+                return problem(404, "no-such-file", detail=f"there is no {path.rpartition('/')[0]}")
             self.files[path] = body
             return JSONResponse({"path": path, "size": len(body)})
-        inside = [name for name in self.files if name.startswith(path.rstrip("/") + "/")]
-        if inside:
-            rows = [{"name": name.rpartition("/")[2], "type": "file", "size": len(self.files[name])} for name in inside]
-            return JSONResponse(
-                {"path": path, "entries": [{**row, "mode": "0640", "modified_at": SOON} for row in rows]}
-            )
+        if path in self.folders:
+            kinds = [(name, "file", len(data)) for name, data in self.files.items()]
+            kinds += [(name, "directory", 0) for name in self.folders]
+            rows = [
+                {"name": name.rpartition("/")[2], "type": kind, "size": size, "mode": "0640", "modified_at": SOON}
+                for name, kind, size in kinds
+                if name.rpartition("/")[0] == path
+            ]
+            return JSONResponse({"path": path, "entries": rows})
         if path not in self.files:
             return problem(404, "no-such-file", detail=f"there is no {path}")
         return self._part(self.files[path], request, {})
@@ -210,6 +228,9 @@ class FakeApi:
         return JSONResponse({**answer, "ticket": {"valid_until": SOON, "renewable_until": LATER}}, 201)
 
     def _sessions(self, method: str, token: str, which: list[str]) -> Response:
+        if method == "GET" and which:
+            who = {"session_id": token, "principal": "alice@REALM.TEST", "localname": "alice", "uid": 5001}
+            return JSONResponse({**who, "home": "/home/alice", "expires_at": LATER})
         if method == "DELETE":
             del self.tokens[token if which == ["current"] else which[0]]
             return Response(status_code=204)
@@ -249,6 +270,11 @@ class FakeApi:
             return Response(status_code=416, headers={**headers, "Content-Range": f"bytes */{len(data)}"})
         headers["Content-Range"] = f"bytes {start}-{len(data) - 1}/{len(data)}"
         return Response(data[start:], 206, headers, "application/octet-stream")
+
+
+def passing(request: Request, answer: Response) -> Response:
+    """The contract's own answer."""
+    return answer
 
 
 async def silent(request: Request, answer: Response) -> Response:

@@ -94,6 +94,33 @@ def test_a_file_goes_up_is_listed_and_comes_down_as_alices(sandbox: Sandbox, ali
     assert alice.ask("GET", f"/v1/jobs/{job_id}/output").text.splitlines()[-1] == "alice 640"
 
 
+def test_a_directory_is_made_as_alice(sandbox: Sandbox, alice: Person) -> None:
+    """Once; a second time it is simply there; and nowhere that is not hers."""
+
+    def make(path: str, **more: str) -> Answer:
+        return alice.ask("PUT", "/v1/directories", params={"path": path, **more})
+
+    home = alice.ask("GET", "/v1/sessions/current").json
+    assert (home["localname"], home["home"]) == ("alice", "/home/alice"), home
+    assert make("/home/alice/made", mode="0750").json == {"path": "/home/alice/made", "created": True}
+    assert make("/home/alice/made").json["created"] is False
+    job_id = alice.submit("stat -c '%U %a %F' made\ntouch made/file\nln -sfn /home/bob made/link\n").json["job_id"]
+    assert alice.ended(job_id)["state"] == "COMPLETED"
+    assert alice.ask("GET", f"/v1/jobs/{job_id}/output").text == "alice 750 directory\n"
+    for path, status, code in (
+        ("/home/alice/made/file", 409, "file-exists"),
+        ("/home/alice/none/below", 404, "no-such-file"),
+        ("/home/alice/made/link/below", 400, "is-a-symlink"),
+        ("/home/bob/mine", 403, "access-denied"),
+        ("/home/alice/../bob/mine", 400, "bad-path"),
+        ("/etc/mine", 404, "output-elsewhere"),
+        ("/home/alice/" + "n" * 300, 400, "bad-path"),
+    ):
+        answer = make(path)
+        assert (answer.status, answer.json["code"]) == (status, code), (path, answer)
+    assert make("/home/alice/other", mode="7777").status == 400
+
+
 @pytest.mark.parametrize(
     ("path", "status", "code"),
     [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from hipercow_slurm.testing.sandbox import Sandbox
 from hipercow_slurm.testing.story import Laptop
 
 pytestmark = pytest.mark.e2e
@@ -37,3 +38,22 @@ def test_following_output_gives_every_line_once(alice: Laptop) -> None:
     job_id = alice.submit("#!/bin/bash\nfor i in 1 2 3 4 5 6 7 8; do echo line $i; sleep 1; done\n", "-t", "1")
     assert alice.do("logs", "-f", str(job_id), timeout=60) == lines
     assert alice.logs(job_id) == lines
+
+
+def test_a_directory_goes_to_the_cluster_and_back(sandbox: Sandbox, alice: Laptop) -> None:
+    """Through the file server as alice: what comes back is what went, also what a job has written into it."""
+    here = alice.env["HOME"]
+
+    def shell(command: str) -> str:
+        return str(sandbox.run("laptop", ["sh", "-ec", f"cd {here}; {command}"], user="laptop", timeout=60).stdout)
+
+    shell("mkdir -p tree/deep; seq 100000 > tree/deep/numbers; echo x > 'tree/two words'")
+    alice.do("cp", "-r", f"{here}/tree", ":")
+    alice.do("mkdir", "-p", ":tree/out/plots")
+    job_id = alice.submit("#!/bin/bash\nwc -l < tree/deep/numbers > tree/out/lines\n", "-t", "1")
+    assert alice.ended(job_id, within_s=60)["state"] == "COMPLETED", alice.logs(job_id)
+    alice.do("cp", "-r", ":tree", f"{here}/back")
+    assert (
+        shell("diff -r tree/deep back/deep; diff 'tree/two words' 'back/two words'; cat back/out/lines") == "100000\n"
+    )
+    assert "plots/" in alice.do("ls", ":tree/out")

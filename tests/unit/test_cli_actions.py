@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from cli_laptop import PROGRAM, Laptop
-from fake_api import give, problem
+from fake_api import give, passing, problem
 from hipercow_slurm.cli.main import COMMANDS
 
 USERS = [name for name, (_, extra, _) in COMMANDS.items() if extra is None]
@@ -51,13 +51,67 @@ def test_files_are_copied_both_ways(alice: Laptop) -> None:
     assert json.loads(alice.ok("ls", "--json", ":/home/alice"))[0]["name"] == "data.csv"
 
 
+def test_paths_on_the_cluster_begin_at_home(alice: Laptop) -> None:
+    (alice.home / "data.csv").write_text("1,2\n")
+    alice.ok("mkdir", ":in", "out")
+    alice.ok("mkdir", "-p", ":in/a/b", ":in")
+    assert alice.api.folders >= {"/home/alice/in/a/b", "/home/alice/out"}
+    alice.ok("cp", "data.csv", ":")
+    alice.ok("cp", "data.csv", ":in/a/")
+    alice.ok("cp", ":in/a/data.csv", "back.csv")
+    assert (alice.home / "back.csv").read_text() == "1,2\n"
+    assert set(alice.api.files) == {"/home/alice/data.csv", "/home/alice/in/a/data.csv"}
+    assert [row["name"] for row in json.loads(alice.ok("ls", "--json"))] == ["data.csv", "in", "out"]
+    assert len(alice.api.seen("GET", "/v1/sessions/current")) == 6, "once for each command that needs it"
+
+
+def test_directories_are_copied_with_all_that_is_in_them(alice: Laptop) -> None:
+    """As cp -r does it: into a directory that is there, else under the new name; links are left out and told."""
+    tree = alice.home / "tree"
+    (tree / "deep/er").mkdir(parents=True)
+    (tree / "deep/er/x").write_text("x")
+    (tree / "y").write_text("y")
+    (tree / "circle").symlink_to(tree)
+    (tree / "broken").symlink_to("nowhere")
+    os.mkfifo(tree / "pipe")
+    done = alice.run("cp", "-r", "tree", ":")
+    assert done.returncode == 0 and done.stderr.count("is skipped") == 3, done.stderr
+    assert alice.api.files == {"/home/alice/tree/deep/er/x": b"x", "/home/alice/tree/y": b"y"}
+    alice.ok("cp", "-r", "tree/deep", ":copy")
+    assert "/home/alice/copy/er/x" in alice.api.files
+    (alice.home / "got").mkdir()
+    rows = json.loads(alice.ok("cp", "-r", "--json", ":tree", ":copy", "got"))
+    assert sorted(row["from"] for row in rows) == [
+        ":/home/alice/copy/er/x",
+        ":/home/alice/tree/deep/er/x",
+        ":/home/alice/tree/y",
+    ]
+    assert (alice.home / "got/tree/deep/er/x").read_text() == "x" and (alice.home / "got/copy/er/x").exists()
+    alice.ok("cp", "-r", ":tree", "fresh")
+    assert (alice.home / "fresh/y").read_text() == "y"
+
+
+def test_what_cannot_be_copied_does_not_keep_the_others_from_it(alice: Laptop) -> None:
+    alice.api.files |= {f"/home/alice/run-{number}": b"x" for number in (1, 2, 3)}
+    alice.api.answers["GET", "/v1/files"] = [passing, give(problem(403, "access-denied", detail="not yours"))]
+    (alice.home / "got").mkdir()
+    done = alice.run("cp", ":run-*", "got")
+    assert done.returncode == 4 and "not yours [access-denied]" in done.stderr, done.stderr
+    assert sorted(path.name for path in (alice.home / "got").iterdir()) == ["run-2", "run-3"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
         (("cp", "a", "b"), "one side must be on the cluster"),
         (("cp", ":/a", ":/b"), "one side must be on the cluster"),
         (("cp", "missing", ":/home/alice/x"), "cannot read missing: No such file"),
-        (("cp", ":relative", "x"), "a path on the cluster is absolute"),
+        (("cp", ":none", "x"), "there is no /home/alice/none"),
+        (("cp", ".", ":"), ". is a directory"),
+        (("cp", ":/home/alice", "."), ":/home/alice is a directory"),
+        (("cp", "a", "b", ":new"), ":new is not a directory"),
+        (("mkdir", ":"), ":/home/alice is there already"),
+        (("mkdir", ":a/b"), "there is no /home/alice/a"),
         (("cp", ":/home/alice/no*", "x"), "no file on the cluster is named"),
         (("cp", ":/home/alice/none", "x"), "there is no /home/alice/none"),
         (("ls", ":/home/alice/here"), "is not a directory"),

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import get_type_hints
 
 import pytest
+from starlette.responses import JSONResponse
 
 from fake_api import FakeApi, give, lose, problem
 from hipercow_slurm import Client, Job, JobSpec
@@ -157,7 +158,9 @@ def test_files_go_both_ways(api: FakeApi, client: Client, tmp_path: Path) -> Non
     here, there = tmp_path / "here.csv", tmp_path / "there.csv"
     here.write_bytes(b"1,2\n" * 1000)
     here.chmod(0o640)
-    assert client.upload(here, "/home/alice/data.csv") == 4000
+    sent: list[tuple[int, int]] = []
+    assert client.upload(here, "/home/alice/data.csv", on_progress=lambda *now: sent.append(now)) == 4000
+    assert sent == [(4000, 4000)] and api.files["/home/alice/data.csv"] == here.read_bytes()
     assert api.queries[-1]["mode"] == "0640"
     told: list[tuple[int, int | None]] = []
     assert client.download("/home/alice/data.csv", there, on_progress=lambda *now: told.append(now)) == 4000
@@ -165,8 +168,29 @@ def test_files_go_both_ways(api: FakeApi, client: Client, tmp_path: Path) -> Non
     assert [one.name for one in client.entries("/home/alice")] == ["data.csv"]
     assert client.is_directory("/home/alice") and not client.is_directory("/home/alice/data.csv")
     assert not client.is_directory("/nowhere")
+    assert client.whoami().home == "/home/alice"
+    assert client.mkdir("/home/alice/new") and not client.mkdir("/home/alice/new")
+    assert failing(lambda: client.mkdir("/nowhere/new")).code == "no-such-file"
     assert failing(lambda: client.read("/home/alice")).code == "is-a-directory"
     assert failing(lambda: client.entries("/home/alice/data.csv")).code == "not-a-directory"
+
+
+def test_progress_of_an_upload_and_the_body_again_when_it_must_be_sent_twice(api: FakeApi, client: Client) -> None:
+    """A body that is told of piece by piece can only be read once: the repetition would send nothing."""
+    data, sent = bytes(range(256)) * 1024, []
+    api.answers["PUT", "/v1/files"] = [give(problem(503, "file-server-busy"))]
+    client.write("/home/alice/x", data, on_progress=lambda *now: sent.append(now))
+    assert api.files["/home/alice/x"] == data
+    once = [(64 * 1024 * part, len(data)) for part in (1, 2, 3, 4)]
+    assert sent == once * 2, sent
+
+
+@pytest.mark.parametrize("name", ["../evil", "..", "a/b", ""])
+def test_a_listing_never_names_what_is_outside(api: FakeApi, client: Client, name: str) -> None:
+    """`cp -r` from a server that is not what it was would write anywhere in one's home."""
+    rows = [{"name": name, "type": "file", "size": 1, "mode": None, "modified_at": None}]
+    api.answers["GET", "/v1/files"] = [give(JSONResponse({"path": "/home/alice", "entries": rows}))]
+    assert failing(lambda: client.entries("/home/alice")).code == "bad-answer"
 
 
 def test_a_download_that_breaks_off_leaves_what_was_there(api: FakeApi, client: Client, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from hipercow_slurm.api.routes_jobs import job_id_of, job_output, stream_of
 from hipercow_slurm.api.services import Services
 from hipercow_slurm.api.web import OCTETS, Routes, body_of, json_answer, session_of
 from hipercow_slurm.errors import RequestError
-from hipercow_slurm.files.as_user import look_at, write_file
+from hipercow_slurm.files.as_user import look_at, make_directory, write_file
 from hipercow_slurm.files.nfs4_ops import Attributes
 
 EVENTS = "text/event-stream"
@@ -59,6 +59,19 @@ async def write(services: Services, request: Request) -> Response:
     return json_answer(schemas.Written(path=path, size=size))
 
 
+async def create_directory(services: Services, request: Request) -> Response:
+    """PUT /v1/directories?path=&mode=0700: a directory in one that is there; no error if it is there itself."""
+    session = await session_of(services, request)
+    path, mode = _path(request), _mode(request, "0700")
+    server, remote = services.outputs.locate(path)
+    created = await services.outputs.in_thread(
+        lambda: make_directory(server, remote, session.cred, mode=mode), server.host
+    )
+    if created:
+        log.get().info("directory.created", principal=session.principal, uid=session.uid)
+    return json_answer(schemas.DirectoryMade(path=path, created=created))
+
+
 async def follow_output(services: Services, request: Request) -> Response:
     """GET /v1/jobs/{id}/output/events: server-sent events until the job's end."""
     session = await session_of(services, request)
@@ -93,8 +106,8 @@ def _path(request: Request) -> str:
     return path
 
 
-def _mode(request: Request) -> int:
-    text = request.query_params.get("mode", "0600")
+def _mode(request: Request, usual: str = "0600") -> int:
+    text = request.query_params.get("mode", usual)
     if not re.fullmatch(r"0?[0-7]{3}", text):
         raise RequestError("mode must be three octal digits, such as 0640")
     return int(text, 8)
@@ -116,6 +129,7 @@ def _entry(name: str, found: Attributes | None) -> schemas.Entry:
 
 ROUTES: Routes = {
     "/v1/files": {"GET": read_file, "PUT": write},
+    "/v1/directories": {"PUT": create_directory},
     "/v1/jobs/{job_id:str}/output": {"GET": output},
     "/v1/jobs/{job_id:str}/output/events": {"GET": follow_output},
 }

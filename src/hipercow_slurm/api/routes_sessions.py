@@ -66,6 +66,24 @@ async def list_sessions(services: Services, request: Request) -> Response:
     return json_answer(schemas.SessionList(sessions=rows))
 
 
+async def show_session(services: Services, request: Request) -> Response:
+    """GET /v1/sessions/current: whose it is, and where that account is at home."""
+    session = await session_of(services, request)
+    if request.path_params["session_id"] != "current":
+        raise RequestError("only the session that asks can be shown", code="no-such-session", status=404)
+    account = await services.accounts.of(session.principal)
+    return json_answer(
+        schemas.Person(
+            session_id=session.session_id,
+            principal=session.principal,
+            localname=session.localname,
+            uid=session.uid,
+            home=account.home,
+            expires_at=schemas.rfc3339(session.record.expires_at),
+        )
+    )
+
+
 async def end_session(services: Services, request: Request) -> Response:
     """DELETE /v1/sessions/{id|current}."""
     session = await session_of(services, request)
@@ -114,7 +132,7 @@ async def _ticket_body(services: Services, request: Request) -> bytearray:
 
 ROUTES: Routes = {
     "/v1/sessions": {"GET": list_sessions, "POST": create_session},
-    "/v1/sessions/{session_id:str}": {"DELETE": end_session},
+    "/v1/sessions/{session_id:str}": {"GET": show_session, "DELETE": end_session},
     "/v1/conversations": {"POST": converse},
     "/v1/ticket": {"GET": ticket, "PUT": put_ticket, "DELETE": delete_ticket},
 }

@@ -145,6 +145,17 @@ class SessionCreated(Answer, frozen=True):
         return f"<SessionCreated {self.session_id}>"
 
 
+class Person(Answer, frozen=True):
+    """Who a session belongs to; ``home``: the account's home directory, as jobs see it."""
+
+    session_id: str
+    principal: str
+    localname: str
+    uid: int
+    home: str
+    expires_at: str | None
+
+
 class SessionRow(Answer, frozen=True):
     session_id: str
     created_at: str | None
@@ -241,6 +252,13 @@ class Directory(Answer, frozen=True):
 class Written(Answer, frozen=True):
     path: str
     size: int
+
+
+class DirectoryMade(Answer, frozen=True):
+    """``created``: False for one that was there already."""
+
+    path: str
+    created: bool
 
 
 class PartitionAnswer(Answer, frozen=True):

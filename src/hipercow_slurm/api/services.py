@@ -48,6 +48,7 @@ class Services:
     """What the routes use."""
 
     conf: Config
+    accounts: Accounts
     logins: Logins
     sessions: Sessions
     tickets: Tickets
@@ -109,6 +110,7 @@ async def running(conf: Config, counted: ApiMetrics, trail: Trail) -> AsyncItera
                 try:
                     yield Services(
                         conf,
+                        accounts,
                         logins,
                         sessions,
                         tickets,

@@ -1,84 +1,164 @@
-"""``cp`` and ``ls``: files on the cluster, read and written as the user over the Kerberized share."""
+"""``cp``, ``ls`` and ``mkdir``: files on the cluster, read and written as the user over the Kerberized share."""
 
 from __future__ import annotations
 
-import fnmatch
 import posixpath
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import click
 
-from hipercow_slurm.cli.common import EXAMPLES, connect, print_json, user_options
+from hipercow_slurm.cli.common import EXAMPLES, connect, print_error, print_json, user_options
+from hipercow_slurm.cli.copying import Cluster, Step, inside_here
+from hipercow_slurm.client.local import make_folder
 from hipercow_slurm.client.problems import clean
 from hipercow_slurm.client.sync.client import Client
-from hipercow_slurm.errors import RequestError
+from hipercow_slurm.errors import AccessError, RequestError
 
 Progress = Callable[[int, int | None], None]
 
 
 @click.command(
     epilog=EXAMPLES
-    + "  hipercow-slurm cp data.csv :/home/alice/data.csv\n"
-    + "  hipercow-slurm cp ':/home/alice/run-*.out' results/\n"
+    + "  hipercow-slurm cp data.csv :\n"
+    + "  hipercow-slurm cp -r scripts/ :project/scripts\n"
+    + "  hipercow-slurm cp ':run-*.out' results/\n"
     + "  hipercow-slurm cp :/home/alice/slurm-17.out - | less"
 )
 @click.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
 @click.argument("target", metavar="TARGET")
+@click.option("-r", "--recursive", is_flag=True, help="Copy directories with all that is in them.")
 @user_options
-def cp(sources: tuple[str, ...], target: str, as_json: bool) -> None:
-    """Copy files to the cluster or from it. A path on the cluster begins with a colon: :/home/alice/data.csv.
+def cp(sources: tuple[str, ...], target: str, recursive: bool, as_json: bool) -> None:
+    """Copy files to the cluster or from it. A path on the cluster begins with a colon: :data.csv, :/data/alice/x.csv.
 
-    * and ? in the last part of a path on the cluster stand for several files. - is standard output or input.
+    It begins in your home directory if it does not begin with a slash. * and ? in its last part stand for several
+    files. - is standard output or input. What cannot be copied does not keep the others from it.
     """
     if len({source.startswith(":") for source in sources}) > 1 or sources[0].startswith(":") == target.startswith(":"):
         raise click.UsageError("one side must be on the cluster (it begins with a colon), the other one here")
     with connect() as client:
-        if target.startswith(":"):
-            copied = _upload(client, sources, _remote(target), quiet=as_json)
+        copy: _Copy = (_Up if target.startswith(":") else _Down)(client, recursive=recursive, quiet=as_json)
+        if target == "-":
+            for source in sources:
+                _to_stdout(client, copy.cluster.path(source))
+            return
+        steps = copy.steps(sources, target)
+        if len(steps) == 1:
+            copy.one(steps[0])
         else:
-            remote = [path for source in sources for path in _expanded(client, _remote(source))]
-            copied = _download(client, remote, target, quiet=as_json)
-    if as_json and target != "-":
-        print_json([{"from": source, "to": to, "size": size} for source, to, size in copied])
+            copy.each(steps)
+    if as_json:
+        print_json(copy.told)
+    click.get_current_context().exit(copy.status)
 
 
-def _upload(client: Client, sources: tuple[str, ...], target: str, *, quiet: bool) -> list[tuple[str, str, int]]:
-    folder = target.endswith("/") or client.is_directory(target)
-    if len(sources) > 1 and not folder:
-        raise RequestError(f":{target} is not a directory", code="not-a-directory")
-    copied = []
-    for source in sources:
-        if source == "-" and folder:
-            raise RequestError("standard input needs a file's name on the cluster", code="bad-path")
-        to = posixpath.join(target, Path(source).name) if folder else target
-        if source == "-":
-            data = sys.stdin.buffer.read()
-            client.write(to, data)
-            size = len(data)
-        else:
-            size = client.upload(source, to)
-        copied.append((source, f":{to}", size))
-        _tell(f"{source} -> :{to} ({_bytes(size)})", quiet=quiet)
-    return copied
+class _Copy:
+    """Copies step by step; ``told`` is what became of each file, ``status`` that of the first failure."""
+
+    def __init__(self, client: Client, *, recursive: bool, quiet: bool) -> None:
+        self.client, self.recursive, self.quiet = client, recursive, quiet
+        self.cluster = Cluster(client)
+        self.told: list[dict[str, str | int | None]] = []
+        self.status = 0
+
+    def steps(self, sources: tuple[str, ...], target: str) -> list[Step]:
+        """What there is to do. RequestError: the target or a source makes no sense."""
+        raise NotImplementedError
+
+    def one(self, step: Step) -> None:
+        """Copy one file, or make one directory."""
+        raise NotImplementedError
+
+    def each(self, steps: Iterable[Step]) -> None:
+        """Copy all that can be copied; what is not one file's fault ends it all."""
+        for step in steps:
+            try:
+                self.one(step)
+            except (AccessError, RequestError) as error:
+                self.status = self.status or error.EXIT
+                self.told.append({"from": step.source, "to": step.to, "code": error.code, "error": error.message})
+                if not self.quiet:
+                    print_error(error)
+
+    def done(self, source: str, to: str, size: int) -> None:
+        """Tell what was copied."""
+        self.told.append({"from": source, "to": to, "size": size})
+        if not self.quiet and sys.stderr.isatty():
+            click.echo(clean(f"{source} -> {to} ({_bytes(size)})"), err=True)
 
 
-def _download(client: Client, sources: list[str], target: str, *, quiet: bool) -> list[tuple[str, str, int]]:
-    folder = target.endswith("/") or Path(target).is_dir()
-    if target == "-":
-        return [(f":{source}", "-", _to_stdout(client, source)) for source in sources]
-    if len(sources) > 1 and not folder:
-        raise RequestError(f"{target} is not a directory here", code="not-a-directory", hint=f"mkdir {target}")
-    copied = []
-    for source in sources:
-        to = Path(target) / posixpath.basename(source) if folder else Path(target)
-        with _progress(source, quiet=quiet) as progress:
-            size = client.download(source, to, on_progress=progress)
-        copied.append((f":{source}", str(to), size))
-        _tell(f":{source} -> {to} ({_bytes(size)})", quiet=quiet)
-    return copied
+class _Up(_Copy):
+    """From here to the cluster."""
+
+    def steps(self, sources: tuple[str, ...], target: str) -> list[Step]:
+        path = self.cluster.path(target)
+        is_there = self.client.is_directory(path)
+        folder = is_there or (target.endswith("/") and not self.recursive)
+        if len(sources) > 1 and not folder:
+            hint = f"hipercow-slurm mkdir {target}"
+            raise RequestError(f"{target} is not a directory", code="not-a-directory", hint=hint)
+        steps: list[Step] = []
+        for source in sources:
+            if source == "-" and folder:
+                raise RequestError("standard input needs a file's name on the cluster", code="bad-path")
+            name = Path(source).name or Path(source).resolve().name
+            to = posixpath.join(path, name) if folder else path.rstrip("/")
+            if Path(source).is_dir():
+                _only_recursive(source, self.recursive)
+            steps.append(Step(source, to, directory=Path(source).is_dir()))
+        return steps
+
+    def one(self, step: Step) -> None:
+        if step.directory:
+            self.client.mkdir(step.to)
+            self.each(inside_here(step))
+            return
+        with _progress(step.source, quiet=self.quiet) as progress:
+            if step.source == "-":
+                data = sys.stdin.buffer.read()
+                self.client.write(step.to, data, on_progress=progress)
+                size = len(data)
+            else:
+                size = self.client.upload(step.source, step.to, on_progress=progress)
+        self.done(step.source, f":{step.to}", size)
+
+
+class _Down(_Copy):
+    """From the cluster to here."""
+
+    def steps(self, sources: tuple[str, ...], target: str) -> list[Step]:
+        paths = [self.cluster.path(source) for source in sources]
+        found = [one for path in paths for one in self.cluster.expanded(path, directories=self.recursive)]
+        folder = Path(target).is_dir() or (target.endswith("/") and not self.recursive)
+        if len(found) > 1 and not folder:
+            raise RequestError(f"{target} is not a directory here", code="not-a-directory", hint=f"mkdir {target}")
+        steps: list[Step] = []
+        for path in found:
+            to = Path(target) / posixpath.basename(path.rstrip("/")) if folder else Path(target)
+            steps.append(Step(path, str(to), directory=self.recursive and self.client.is_directory(path)))
+        return steps
+
+    def one(self, step: Step) -> None:
+        if step.directory:
+            make_folder(Path(step.to))
+            self.each(self.cluster.inside(step))
+            return
+        with _progress(step.source, quiet=self.quiet) as progress:
+            try:
+                size = self.client.download(step.source, step.to, on_progress=progress)
+            except RequestError as error:
+                if error.code == "is-a-directory":
+                    _only_recursive(f":{step.source}", recursive=False)
+                raise
+        self.done(f":{step.source}", step.to, size)
+
+
+def _only_recursive(source: str, recursive: bool) -> None:
+    if not recursive:
+        raise RequestError(f"{source} is a directory", code="is-a-directory", hint="cp -r copies directories")
 
 
 def _to_stdout(client: Client, path: str) -> int:
@@ -92,37 +172,43 @@ def _to_stdout(client: Client, path: str) -> int:
             return offset
 
 
-def _remote(argument: str) -> str:
-    """The path on the cluster."""
-    path = argument.removeprefix(":")
-    if not path.startswith("/"):
-        raise RequestError(
-            f"{argument}: a path on the cluster is absolute",
-            code="bad-path",
-            hint=":/home/alice/data.csv; `hipercow-slurm show JOB_ID` names the folder of a job",
-        )
-    return path
+@click.command(epilog=EXAMPLES + "  hipercow-slurm mkdir :results\n  hipercow-slurm mkdir -p :project/run-1/plots")
+@click.argument("paths", nargs=-1, required=True, metavar="PATH...")
+@click.option("-p", "--parents", is_flag=True, help="Make what is missing above it, too; no error if it is there.")
+@user_options
+def mkdir(paths: tuple[str, ...], parents: bool, as_json: bool) -> None:
+    """Make directories on the cluster, for you alone (mode 0700)."""
+    rows = []
+    with connect() as client:
+        cluster = Cluster(client)
+        for path in map(cluster.path, paths):
+            created = _with_parents(client, path) if parents else client.mkdir(path)
+            if not (created or parents):
+                raise RequestError(f":{path} is there already", code="file-exists", status=409)
+            rows.append({"path": path, "created": created})
+    if as_json:
+        print_json(rows)
 
 
-def _expanded(client: Client, path: str) -> list[str]:
-    """The files that a pattern in the last part stands for."""
-    folder, pattern = posixpath.split(path)
-    if not set("*?[") & set(pattern):
-        return [path]
-    names = [one.name for one in client.entries(folder or "/") if one.type == "file"]
-    found = sorted(fnmatch.filter(names, pattern))
-    if not found:
-        raise RequestError(f"no file on the cluster is named :{path}", code="no-such-file", status=404)
-    return [posixpath.join(folder, name) for name in found]
+def _with_parents(client: Client, path: str) -> bool:
+    """Make the directory, and those above it where they are missing."""
+    try:
+        return client.mkdir(path)
+    except RequestError as error:
+        above = posixpath.dirname(path.rstrip("/"))
+        if error.code != "no-such-file" or above in ("", "/"):
+            raise
+        _with_parents(client, above)
+        return client.mkdir(path)
 
 
-@click.command(epilog=EXAMPLES + "  hipercow-slurm ls :/home/alice\n  hipercow-slurm ls --json :/home/alice")
-@click.argument("path", metavar="PATH")
+@click.command(epilog=EXAMPLES + "  hipercow-slurm ls\n  hipercow-slurm ls --json :/home/alice/results")
+@click.argument("path", metavar="[PATH]", default=":", required=False)
 @user_options
 def ls(path: str, as_json: bool) -> None:
-    """List a directory on the cluster."""
+    """List a directory on the cluster; your home directory if none is named."""
     with connect() as client:
-        found = sorted(client.entries(_remote(path)), key=lambda one: one.name)
+        found = sorted(client.entries(Cluster(client).path(path)), key=lambda one: one.name)
     if as_json:
         print_json([one.raw for one in found])
         return

@@ -34,6 +34,7 @@ COMMANDS: dict[str, tuple[str, str | None, str]] = {
     "requeue": ("cli.actions:requeue", None, "Put jobs back into the queue."),
     "cp": ("cli.files:cp", None, "Copy files to the cluster or from it."),
     "ls": ("cli.files:ls", None, "List a directory on the cluster."),
+    "mkdir": ("cli.files:mkdir", None, "Make directories on the cluster."),
     "ticket": ("cli.ticket:ticket", None, "Show until when your ticket is good, and for which jobs."),
     "sessions": ("cli.user:sessions", None, "List or end your sessions."),
     "clusters": ("cli.user:clusters", None, "List the clusters you know."),

@@ -13,7 +13,7 @@ import json
 import re
 import ssl
 import sys
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
@@ -35,6 +35,10 @@ ANSWER_LIMIT = 32 * 2**20
 MAYBE_SUBMITTED = frozenset({"api-broke-off", "api-timeout", "bad-answer", "submit-unsettled"})
 
 
+OnSent = Callable[[int, int], object]
+_PIECE = 64 * 1024
+
+
 @dataclass(frozen=True, slots=True)
 class Ask:
     """A request.
@@ -46,6 +50,7 @@ class Ask:
             request took effect.
         accept: statuses that are no errors here.
         cut: stop reading the answer's body there, without an error.
+        on_sent: told how many bytes of how many of ``content`` have been sent.
         session: belongs to a session; False for logins and what anyone may ask.
     """
 
@@ -58,6 +63,7 @@ class Ask:
     patience: float = 1.0
     accept: tuple[int, ...] = ()
     cut: int | None = None
+    on_sent: OnSent | None = None
     session: bool = True
 
 
@@ -83,6 +89,25 @@ class Answer:
                 f"{self.server} answered {self.status} with JSON that is not an object", code="bad-answer"
             )
         return document
+
+
+class Watched(httpx.SyncByteStream, httpx.AsyncByteStream):
+    """A request's body that tells how much of it has been sent."""
+
+    def __init__(self, content: bytes, told: OnSent) -> None:
+        self._content, self._told = content, told
+
+    def __iter__(self) -> Iterator[bytes]:
+        size = len(self._content)
+        for start in range(0, size, _PIECE):
+            piece = self._content[start : start + _PIECE]
+            yield piece
+            # Asked for the next piece: the last one is in the hands of the system.
+            self._told(start + len(piece), size)
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        for piece in self:
+            yield piece
 
 
 class Again(Exception):  # noqa: N818

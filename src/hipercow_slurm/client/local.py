@@ -58,6 +58,14 @@ class Aside:
         return RequestError(f"cannot write {self._path}: {error.strerror}", code="no-local-file")
 
 
+def make_folder(path: Path) -> None:
+    """Make a folder here, unless there is one. RequestError "no-local-file"."""
+    try:
+        path.mkdir(exist_ok=True)
+    except OSError as error:
+        raise RequestError(f"cannot make the folder {path}: {error.strerror}", code="no-local-file") from error
+
+
 SCRIPT_LIMIT = 16 * 2**20
 
 

@@ -190,6 +190,28 @@ class Session:
 
 
 @dataclass(frozen=True, slots=True)
+class Account:
+    """Who a session belongs to; ``home`` is the account's home directory on the cluster."""
+
+    principal: str
+    localname: str
+    uid: int
+    home: str
+    raw: Json = field(repr=False, compare=False)
+
+    @classmethod
+    def parse(cls, document: Json) -> Account:
+        """From the API's JSON. Raises ProtocolError "bad-answer"."""
+        return cls(
+            get(document, "principal", str),
+            get(document, "localname", str),
+            get(document, "uid", int),
+            get(document, "home", str),
+            document,
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class Ticket:
     """How long the user's tickets are good: the session's own, and the one the cache holds for jobs (None: none)."""
 
@@ -247,9 +269,12 @@ class Entry:
 
     @classmethod
     def parse(cls, document: Json) -> Entry:
-        """From the API's JSON. Raises ProtocolError "bad-answer"."""
+        """From the API's JSON. Raises ProtocolError "bad-answer": also for a name that leads out of its directory."""
+        name = get(document, "name", str)
+        if name in ("", ".", "..") or "/" in name:
+            raise ProtocolError(f"the server's answer has the impossible file name {name!r}", code="bad-answer")
         return cls(
-            name=get(document, "name", str),
+            name=name,
             type=optional(document, "type", str) or "unknown",
             size=optional(document, "size", int),
             mode=optional(document, "mode", str),

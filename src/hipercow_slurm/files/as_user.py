@@ -65,3 +65,9 @@ def write_file(
     """
     with memory_ccache(cred) as ccache, Client(server, ccache=ccache, timeout_s=timeout_s) as client:
         return client.write(path, data, mode=mode)
+
+
+def make_directory(server: Server, path: str, cred: KrbCred, *, mode: int = 0o700, timeout_s: float = 15.0) -> bool:
+    """Create the directory ``path``; False: there is one already. Blocking; errors as ``Client.make_directory``."""
+    with memory_ccache(cred) as ccache, Client(server, ccache=ccache, timeout_s=timeout_s) as client:
+        return client.make_directory(path, mode=mode)

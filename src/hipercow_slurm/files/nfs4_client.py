@@ -185,6 +185,24 @@ class Client:
                 raise RequestError(f"{what}: more than {MAX_ENTRIES} names", code="too-many-entries")
         return sorted(entries, key=lambda entry: entry.name)
 
+    def make_directory(self, path: str, *, mode: int = 0o700) -> bool:
+        """Create the directory ``path`` with ``mode``; False: there is one already.
+
+        Raises:
+            RequestError: "no-such-file": there is none to create it in; "file-exists": something else has the name.
+        """
+        names = split(path)
+        what = f"cannot make the directory {path}"
+        try:
+            if not names:
+                raise ops.error(17, what)
+            self._compound([*_walk(names[:-1]), ops.make_directory(names[-1], mode)], what)
+        except RequestError as error:
+            if error.code != "file-exists" or self.stat(path).type != "directory":
+                raise
+            return False
+        return True
+
     def write(self, path: str, data: bytes, *, mode: int = 0o600, append: bool = False) -> int:
         """Replace the content of ``path`` by ``data``, or ``append`` to it; create it with ``mode`` if need be.
 

@@ -198,6 +198,16 @@ def read_directory(cookie: int, verifier: bytes) -> Op:
     return Op(26, hyper(cookie) + verifier + uint(8192) + uint(65536) + _WANTED_IN_LIST, result)
 
 
+def make_directory(name: bytes, mode: int) -> Op:
+    """CREATE a directory ``name`` with ``mode`` in the current one, and go there (RFC 7530 section 16.4)."""
+
+    def result(reader: Reader) -> None:
+        reader.boolean(), reader.hyper(), reader.hyper()  # change_info of the directory
+        reader.bitmap()
+
+    return Op(6, uint(2) + opaque(name) + _bits(_MODE) + opaque(uint(mode)), result)
+
+
 def set_client(verifier: bytes, name: bytes) -> Op:
     """SETCLIENTID -> (client id, confirmation). The callback is nowhere, so the server grants no delegations."""
     callback = uint(0) + opaque(b"tcp") + opaque(b"0.0.0.0.0.0") + uint(0)

@@ -8,8 +8,8 @@ from urllib.parse import quote, urlencode
 
 from hipercow_slurm.client import models
 from hipercow_slurm.client.aio.connection import AsyncConnection
-from hipercow_slurm.client.exchange import Answer, Ask
-from hipercow_slurm.client.models import Entry, JobInfo, Json, Output, SessionInfo, Ticket
+from hipercow_slurm.client.exchange import Answer, Ask, OnSent
+from hipercow_slurm.client.models import Account, Entry, JobInfo, Json, Output, SessionInfo, Ticket
 from hipercow_slurm.client.problems import from_answer
 from hipercow_slurm.errors import ProtocolError, RequestError
 
@@ -37,6 +37,10 @@ class AsyncCalls:
     async def end_session(self, session_id: str) -> None:
         """End one of the user's sessions. RequestError "no-such-session"."""
         await self._ask(Ask("DELETE", f"/v1/sessions/{quote(session_id, safe='')}"))
+
+    async def whoami(self) -> Account:
+        """Whose session this is, and where that account's home directory is on the cluster."""
+        return Account.parse(await self.get("/v1/sessions/current"))
 
     async def ticket(self) -> Ticket:
         """How long the user's tickets are good."""
@@ -123,11 +127,24 @@ class AsyncCalls:
             raise RequestError(f"{path} is a directory", code="is-a-directory")
         return _piece(answer, offset, None)
 
-    async def write(self, path: str, data: bytes, *, mode: int = 0o600) -> None:
-        """Make ``data`` the whole content of a file on the cluster; ``mode`` is for a new one."""
+    async def write(self, path: str, data: bytes, *, mode: int = 0o600, on_progress: OnSent | None = None) -> None:
+        """Make ``data`` the whole content of a file on the cluster; ``mode`` is for a new one.
+
+        Args:
+            on_progress: told how many bytes of how many have been sent; anew if the request is repeated.
+        """
         address = f"/v1/files?{urlencode({'path': path, 'mode': f'{mode:04o}'})}"
         headers = {"Content-Type": "application/octet-stream"}
-        await self._ask(Ask("PUT", address, content=data, headers=headers))
+        await self._ask(Ask("PUT", address, content=data, headers=headers, on_sent=on_progress))
+
+    async def mkdir(self, path: str, *, mode: int = 0o700) -> bool:
+        """Make a directory on the cluster, in one that is there; False: there is one of that name already.
+
+        Raises:
+            RequestError: "no-such-file": there is no directory to make it in; "file-exists": a file has the name.
+        """
+        address = f"/v1/directories?{urlencode({'path': path, 'mode': f'{mode:04o}'})}"
+        return models.get((await self._ask(Ask("PUT", address))).document(), "created", bool)
 
     async def partitions(self) -> list[Json]:
         """The partitions the user may see, as JSON objects (http-api.md)."""

@@ -231,8 +231,19 @@ class AsyncClient(AsyncCalls):
                 if not piece.data or file.size >= (piece.size or 0):
                     return file.size
 
-    async def upload(self, from_: str | Path, path: str, *, mode: int | None = None) -> int:
-        """Copy a file of this machine to the cluster; its size. ``mode`` is for a new file; None: as it is here."""
+    async def upload(
+        self,
+        from_: str | Path,
+        path: str,
+        *,
+        mode: int | None = None,
+        on_progress: Callable[[int, int], object] | None = None,
+    ) -> int:
+        """Copy a file of this machine to the cluster; its size. ``mode`` is for a new file; None: as it is here.
+
+        Args:
+            on_progress: told how many bytes of how many have been sent.
+        """
         data, own = local.content(Path(from_))
-        await self.write(path, data, mode=own if mode is None else mode)
+        await self.write(path, data, mode=own if mode is None else mode, on_progress=on_progress)
         return len(data)

@@ -152,10 +152,16 @@ class AsyncConnection:
         """One request and its answer; Again for what may pass."""
         headers = dict(ask.headers) | ({"Authorization": f"Bearer {token}"} if token is not None else {})
         try:
-            async with self._http.stream(
+            request = self._http.build_request(
                 ask.method, ask.path, json=ask.body, content=ask.content, headers=headers
-            ) as answer:
+            )
+            if ask.content is not None and ask.on_sent is not None:
+                request.stream = exchange.Watched(ask.content, ask.on_sent)
+            answer = await self._http.send(request, stream=True)
+            try:
                 content = await self._body(answer, ask.cut)
+            finally:
+                await answer.aclose()
         except httpx.HTTPError as error:
             raise exchange.failure(error, server=self.url, timeout_s=self._timeout_s) from error
         return exchange.judge(ask, answer, content, server=self.url)

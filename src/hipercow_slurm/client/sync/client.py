@@ -228,8 +228,19 @@ class Client(Calls):
                 if not piece.data or file.size >= (piece.size or 0):
                     return file.size
 
-    def upload(self, from_: str | Path, path: str, *, mode: int | None = None) -> int:
-        """Copy a file of this machine to the cluster; its size. ``mode`` is for a new file; None: as it is here."""
+    def upload(
+        self,
+        from_: str | Path,
+        path: str,
+        *,
+        mode: int | None = None,
+        on_progress: Callable[[int, int], object] | None = None,
+    ) -> int:
+        """Copy a file of this machine to the cluster; its size. ``mode`` is for a new file; None: as it is here.
+
+        Args:
+            on_progress: told how many bytes of how many have been sent.
+        """
         data, own = local.content(Path(from_))
-        self.write(path, data, mode=own if mode is None else mode)
+        self.write(path, data, mode=own if mode is None else mode, on_progress=on_progress)
         return len(data)

@@ -151,8 +151,16 @@ class Connection:
         """One request and its answer; Again for what may pass."""
         headers = dict(ask.headers) | ({"Authorization": f"Bearer {token}"} if token is not None else {})
         try:
-            with self._http.stream(ask.method, ask.path, json=ask.body, content=ask.content, headers=headers) as answer:
+            request = self._http.build_request(
+                ask.method, ask.path, json=ask.body, content=ask.content, headers=headers
+            )
+            if ask.content is not None and ask.on_sent is not None:
+                request.stream = exchange.Watched(ask.content, ask.on_sent)
+            answer = self._http.send(request, stream=True)
+            try:
                 content = self._body(answer, ask.cut)
+            finally:
+                answer.close()
         except httpx.HTTPError as error:
             raise exchange.failure(error, server=self.url, timeout_s=self._timeout_s) from error
         return exchange.judge(ask, answer, content, server=self.url)

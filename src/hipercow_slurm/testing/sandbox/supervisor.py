@@ -32,7 +32,8 @@ from hipercow_slurm.testing.sandbox.layout import Options
 PLACE = Path("/tmp")
 PREFIX = "hipercow-sandbox-"
 LOCK = "lock"
-_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,30}")
+# What mkdtemp makes up has underscores, too.
+_NAME = re.compile(r"[a-z0-9_][a-z0-9_-]{0,30}")
 
 
 def folder(name: str) -> Path:
@@ -42,7 +43,7 @@ def folder(name: str) -> Path:
         ValueError: not a name.
     """
     if not _NAME.fullmatch(name):
-        raise ValueError(f"{name!r} is not a name for a sandbox: small letters, digits and '-', at most 31")
+        raise ValueError(f"{name!r} is not a name for a sandbox: small letters, digits, '-' and '_', at most 31")
     return PLACE / f"{PREFIX}{name}"
 
 
