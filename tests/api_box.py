@@ -39,7 +39,7 @@ API_TOML = """\
 listen = "127.0.0.1:{port}"
 certificate = "{dir}/tls.pem"
 key = "{dir}/tls.key"
-database = "{dir}/state/api.sqlite"
+database = "{database}"
 realm = "REALM.TEST"
 keytab = "{dir}/api.keytab"
 service = "HTTP/localhost"
@@ -89,11 +89,19 @@ ACL = 'rule { principal = "^[a-z]+@REALM.TEST$"; host = *; role = user; }\n'
 
 
 class ApiBox:
-    """Everything; ``with ApiBox() as box``. ``box.passwords`` has alice's and bob's."""
+    """Everything; ``with ApiBox() as box``. ``box.passwords`` has alice's and bob's.
 
-    def __init__(self, **realm: Any) -> None:
+    Args:
+        database: PostgreSQL's URL; None: a file. "api-2" is a second host with the same database, where that is
+            PostgreSQL's with two processes.
+        realm: of ``Realm``.
+    """
+
+    def __init__(self, *, database: str | None = None, **realm: Any) -> None:
         self.dir = Path(tempfile.mkdtemp(prefix="hcs-api-"))
         self.dir.chmod(0o755)
+        self.postgres = database is not None
+        self.database = database or f"{self.dir}/state/api.sqlite"
         self.realm = Realm(self.dir / "kdc", domains=("localhost",), **realm)
         self.slurm = SlurmDouble(self.dir / "rest.sock")
         self.passwords = {name: f"pw-{name}-{secrets.token_hex(8)}" for name in ("alice", "bob", "carol", "dave")}
@@ -141,13 +149,13 @@ class ApiBox:
         (self.dir / "auksd.key").touch(mode=0o600)
         (self.dir / "auksd.key").write_text(secrets.token_hex(32) + "\n")
         values = {"dir": self.dir, "port": self.port, "cache_port": self.cache_port, "metrics_port": self.metrics_port}
-        values["audit"] = "api"
+        values |= {"audit": "api", "database": self.database}
         for name, text in (("api", API_TOML), ("signer", SIGNER_TOML), ("auksd", AUKSD_TOML)):
             (self.dir / f"{name}.toml").write_text(text.format(**values))
         several = API_TOML.replace("[api]\n", "[api]\nprocesses = 2\n")
         (self.dir / "api-several.toml").write_text(several.format(**{**values, "metrics_port": self.metrics_port + 1}))
-        values |= {"port": self.other_port, "metrics_port": 0, "audit": "second"}
-        (self.dir / "api-2.toml").write_text(API_TOML.format(**values))
+        values |= {"port": self.other_port, "metrics_port": free_port(), "audit": "second"}
+        (self.dir / "api-2.toml").write_text((several if self.postgres else API_TOML).format(**values))
         self.slurm.__enter__()
 
     def command(self, name: str) -> list[str]:
@@ -221,10 +229,12 @@ class ApiBox:
     def pid(self, name: str) -> int:
         return self._running[name].pid
 
-    def client(self, token: str | None = None) -> httpx.Client:
+    def client(self, token: str | None = None, *, host: str = "api") -> httpx.Client:
+        """A client of "api", or of the second host, "api-2"."""
         headers = {"Authorization": f"Bearer {token}"} if token else {}
+        url = self.url if host == "api" else f"https://127.0.0.1:{self.other_port}"
         return httpx.Client(
-            base_url=self.url, verify=self.certificate.client(), headers=headers, timeout=40, trust_env=False
+            base_url=url, verify=self.certificate.client(), headers=headers, timeout=40, trust_env=False
         )
 
     def login(self, name: str = "alice") -> dict[str, Any]:

@@ -6,6 +6,7 @@ The fixture ``database`` gives one, ``another`` makes a second one on the same r
 from __future__ import annotations
 
 import asyncio
+import time
 
 import pytest
 
@@ -79,9 +80,41 @@ class DatabaseContract:
         assert not await database.run(sessions_db.revoke("bob@R", "a1")), "bob ended alice's session"
         assert await database.run(sessions_db.revoke("alice@R", "a1"))
         assert await database.run(sessions_db.by_token(b"a1")) is None
-        assert not await database.run(sessions_db.reseal("a1", b"new", 9)), "a revoked session came back"
-        assert await database.run(sessions_db.reseal("b1", b"new", 9))
+        assert await database.run(sessions_db.reseal("a1", b"new", 9)) is None, "a revoked session came back"
+        assert await database.run(sessions_db.reseal("b1", b"new", 9)) == 1
         assert await database.run(sessions_db.drop_expired(500)) == 2
+
+    async def test_one_of_all_processes_renews_a_ticket(self, database, another):
+        """Would have caught: each process asks the KDC, and what came last is kept, be it a ticket that ends sooner."""
+        other = await another()
+        await database.run(sessions_db.add(record("a1")))
+        claims = [one.run(sessions_db.claim("a1", 0, 60)) for _ in range(10) for one in (database, other)]
+        assert (await asyncio.gather(*claims)).count(True) == 1
+        assert await database.run(sessions_db.reseal("a1", b"renewed", 2000, generation=0)) == 1
+        assert not await other.run(sessions_db.claim("a1", 0, 60)), "that ticket is not there any more"
+        assert await other.run(sessions_db.claim("a1", 1, 60)), "a kept ticket is nobody's claim"
+        assert not await database.run(sessions_db.claim("a1", 1, 60))
+        await other.run(sessions_db.let_go("a1", 1, 60))
+        assert not await database.run(sessions_db.claim("a1", 1, 60)), "not before the pause is over"
+        await other.run(sessions_db.let_go("a1", 1, 0))
+        assert await database.run(sessions_db.claim("a1", 1, 60)), "whoever comes first may try"
+        assert await other.run(sessions_db.reseal("a1", b"logged in again", 3000)) == 2
+        assert await database.run(sessions_db.reseal("a1", b"renewed", 2000, generation=1)) is None
+        found = await database.look(sessions_db.by_token(b"a1"))
+        assert (found.sealed, found.expires_at, found.generation) == (b"logged in again", 3000, 2)
+
+    async def test_what_another_process_did_is_seen_at_once(self, database, another):
+        """Would have caught: a session that goes on for seconds where it was not revoked."""
+        other = await another()
+        hashes = [f"a{n}".encode() for n in range(600)]
+        assert await database.run(sessions_db.still(hashes)) == set()
+        for number in range(20):
+            session_id = f"a{number}"
+            await database.run(sessions_db.add(record(session_id)))
+            assert (await other.look(sessions_db.by_token(session_id.encode()))).session_id == session_id
+            assert await other.run(sessions_db.still(hashes)) == {session_id.encode()}
+            assert await database.run(sessions_db.revoke("alice@R", session_id))
+            assert await other.look(sessions_db.by_token(session_id.encode())) is None
 
     async def test_of_too_many_sessions_the_oldest_go(self, database):
         await asyncio.gather(*(database.run(sessions_db.add(record(f"a{n:03}"))) for n in range(103)))
@@ -92,10 +125,12 @@ class DatabaseContract:
         assert await database.run(sessions_db.by_token(b"b"))
 
     async def test_a_key_is_reserved_once_per_principal(self, database):
-        first = await database.run(submissions_db.reserve(submission("m1")))
-        again = await database.run(submissions_db.reserve(submission("m2", digest=b"other")))
-        bobs = await database.run(submissions_db.reserve(submission("m3", principal="bob@R")))
-        keyless = [await database.run(submissions_db.reserve(submission(m, key=None))) for m in ("m4", "m5")]
+        begun = int(time.time())
+        first, _ = await database.run(submissions_db.reserve(submission("m1")))
+        again, age_s = await database.run(submissions_db.reserve(submission("m2", digest=b"other")))
+        bobs, _ = await database.run(submissions_db.reserve(submission("m3", principal="bob@R")))
+        keyless = [(await database.run(submissions_db.reserve(submission(m, key=None))))[0] for m in ("m4", "m5")]
+        assert begun <= first.attempted_at == again.attempted_at <= time.time() and 0 <= age_s < 60
         assert (first.marker, again.marker, bobs.marker) == ("m1", "m1", "m3")
         assert [row.marker for row in keyless] == ["m4", "m5"]
         assert again.digest == b"d", "the filed digest must be kept, to refuse the key for another job"
@@ -103,9 +138,8 @@ class DatabaseContract:
     async def test_submission_life(self, database):
         await database.run(submissions_db.reserve(submission("m1")))
         await database.run(submissions_db.refused("m1"))
-        row = await database.run(submissions_db.reserve(submission("m2")))
+        row, _ = await database.run(submissions_db.reserve(submission("m2")))
         assert row.marker == "m2", "a refused submission must free its key"
-        await database.run(submissions_db.attempt("m2", 101))
         await database.run(submissions_db.answered("m2", 77))
         await database.run(submissions_db.refused("m2"))
         found = await database.run(submissions_db.of_jobs("alice@R", [77, 78]))
@@ -115,7 +149,7 @@ class DatabaseContract:
         assert [row.seen for row in await database.run(submissions_db.of_principal("alice@R", 10))] == [b"{}"]
         await database.run(submissions_db.reopened("alice@R", 77))
         assert (await database.run(submissions_db.of_jobs("alice@R", [77])))[77].seen is None
-        assert await database.run(submissions_db.drop_old(102)) == 1
+        assert await database.run(submissions_db.drop_old(row.attempted_at + 1)) == 1
 
     async def test_what_nobody_waits_for_is_there_at_the_end(self, database, another):
         """Would have caught: notes that are dropped when the program stops."""
@@ -133,7 +167,22 @@ class DatabaseContract:
         rows = await asyncio.gather(
             *(one.run(submissions_db.reserve(submission(f"m{n}"))) for n in range(10) for one in (database, other))
         )
-        assert len({row.marker for row in rows}) == 1, rows
+        assert len({row.marker for row, _ in rows}) == 1, rows
+
+    async def test_a_lost_attempt_is_made_again_by_one_process(self, database, another):
+        """Would have caught: two hosts that both find the first attempt settled and lost make a job each."""
+        other = await another()
+        await database.run(submissions_db.reserve(submission("m1")))
+        await database.run(lambda transaction: transaction.change("UPDATE submission SET attempted_at = 50"))
+        lost, age_s = await database.run(submissions_db.reserve(submission("m2")))
+        assert lost.attempted_at == 50 and age_s > 1_000_000
+        made = await asyncio.gather(
+            *(one.run(submissions_db.attempt(lost)) for _ in range(5) for one in (database, other))
+        )
+        (row,) = [one for one in made if one is not None]
+        assert row.marker == "m1" and abs(row.attempted_at - time.time()) < 60
+        await database.run(submissions_db.answered("m1", 77))
+        assert await other.run(submissions_db.attempt(row)) is None, "the job is known"
 
     async def test_guesses_through_several_processes_are_counted_together(self, database, another):
         """Would have caught: a bucket for each process, so that a guesser gets as many times the guesses."""

@@ -26,6 +26,7 @@ class SlurmDouble:
         jobs: by id, in slurmrestd's form.
         submits: how often a submission was taken.
         lose_answers: take the job, then hang up instead of answering; this many times.
+        mute: the list of jobs is refused as by a slurmctld that is down.
         hidden: jobs are not listed while true (slurmctld is slow to show them).
         tokens: every token seen.
         hold: while set, a submission is never answered; ``hold_before_taking``: nor taken. ``held``: one is.
@@ -39,6 +40,7 @@ class SlurmDouble:
         self.submits = 0
         self.lose_answers = 0
         self.hidden = False
+        self.mute = False
         self.refuse: tuple[int, str] | None = None
         self.hold = False
         self.hold_before_taking = False
@@ -135,6 +137,9 @@ class SlurmDouble:
 
     async def _list(self, request: web.Request) -> web.Response:
         self._who(request)
+        if self.mute:
+            error = {"error": "Unable to contact slurm controller (connect failure)", "error_number": 1001}
+            return web.json_response({"errors": [error], "jobs": []}, status=500)
         return web.json_response({"errors": [], "jobs": [] if self.hidden else list(self.jobs.values())})
 
     async def _show(self, request: web.Request) -> web.Response:

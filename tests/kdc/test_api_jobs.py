@@ -1,6 +1,7 @@
 """Jobs through the real API, signer and credential cache; slurmrestd is a stand-in that can misbehave."""
 
 import signal
+import sqlite3
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -24,6 +25,7 @@ def behaving(box):
     """After each test slurmrestd behaves again."""
     yield
     box.slurm.lose_answers, box.slurm.hidden, box.slurm.refuse = 0, False, None
+    box.slurm.mute = False
 
 
 def submit(client, key=None, **given):
@@ -56,6 +58,8 @@ def test_a_job_is_made_and_shown(box, alice):
     # The answer to a submission is made of the request, so it must say what Slurm will; only the reason is not known.
     assert shown.pop("reason") == "Resources" and job.pop("reason") is None and "warnings" not in shown
     shown.pop("submit_time"), job.pop("submit_time")
+    for one in (shown, job):  # it says when the job would end if it began now
+        one["credential"].pop("sentence")
     assert shown == {key: value for key, value in job.items() if key != "warnings"}
     assert job["job_id"] in [row["job_id"] for row in alice.get("/v1/jobs").json()["jobs"]]
 
@@ -181,6 +185,22 @@ def test_a_lost_answer_is_not_guessed_at(box, alice):
     box.slurm.hidden = False
     found = submit(alice, key="lost-2")
     assert found.status_code == 201 and box.slurm.submits == before + 1
+
+
+def test_a_lost_job_that_could_not_be_looked_for_is_not_made_again(box, alice):
+    """Slurm answers nobody for as long as a lost attempt takes to settle. Would have caught: no answer read as "no such
+    job", and a second one made the moment Slurm was back."""
+    before, box.slurm.lose_answers, box.slurm.mute = box.slurm.submits, 1, True
+    first = submit(alice, key="lost-3")
+    assert (first.status_code, first.json()["code"]) == (504, "submit-unknown"), first.text
+    with sqlite3.connect(box.database, timeout=10) as connection:
+        old = "UPDATE submission SET attempted_at = attempted_at - 60 WHERE idempotency_key = 'lost-3'"
+        assert connection.execute(old).rowcount == 1
+    again = submit(alice, key="lost-3")
+    assert (again.status_code, again.json()["code"]) == (503, "scheduler-unreachable"), again.text
+    box.slurm.mute = False
+    found = submit(alice, key="lost-3")
+    assert found.status_code == 201 and box.slurm.submits == before + 1, found.text
 
 
 @pytest.mark.parametrize("taken", [True, False])

@@ -17,7 +17,13 @@ Row = tuple[Any, ...]
 
 
 class Transaction(Protocol):
-    """What a piece of work sees."""
+    """What a piece of work sees.
+
+    Attributes:
+        NOW: SQL for the time in whole epoch seconds, of one clock for all processes and hosts.
+    """
+
+    NOW: str
 
     async def change(self, sql: str, *arguments: object) -> int:
         """Run a statement; how many rows it touched."""
@@ -42,6 +48,14 @@ class Database(Protocol):
 
         Raises:
             UnavailableError: code ``database-failed``: disk full, file damaged, server away, locked for too long.
+        """
+        ...
+
+    async def look(self, act: Act[T]) -> T:
+        """What ``act`` returns, which only reads: as of now, whoever wrote it; without a transaction, so one query.
+
+        Raises:
+            UnavailableError: as ``run``.
         """
         ...
 
@@ -138,6 +152,10 @@ CREATE TABLE conversation (
     sealed BLOB NOT NULL
 ) STRICT;
 CREATE INDEX conversation_expires ON conversation (expires_at)
+""",
+    """
+ALTER TABLE session ADD COLUMN generation INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE session ADD COLUMN claimed_until INTEGER NOT NULL DEFAULT 0
 """,
     """
 CREATE TABLE last_view (

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+from collections.abc import Awaitable, Callable
 from typing import Any, Self, TypeVar
 
 from hipercow_slurm import log
@@ -25,6 +26,8 @@ _ASYNC = "SET LOCAL synchronous_commit = off"
 
 class _Transaction:
     """``database.Transaction`` on an asyncpg connection."""
+
+    NOW = "floor(extract(epoch FROM clock_timestamp()))::bigint"
 
     def __init__(self, connection: Any) -> None:
         self._connection = connection
@@ -68,10 +71,17 @@ class PgDatabase:
                     await connection.execute(_ASYNC)
                 return await act(_Transaction(connection))
 
+        return await self._tried(work)
+
+    async def _tried(self, work: Callable[[Any], Awaitable[T]]) -> T:
         try:
             return await self._link.run(work)
         except UnavailableError as error:
             raise UnavailableError(f"the session database failed: {error.message}", code="database-failed") from error
+
+    async def look(self, act: Act[T]) -> T:
+        """As ``Database.look``."""
+        return await self._tried(lambda connection: act(_Transaction(connection)))
 
     def tell(self, act: Act[object], what: str) -> None:
         """As ``Database.tell``."""
@@ -96,12 +106,23 @@ class PgDatabase:
             while len(group) < _GROUP and not self._notes.empty():
                 group.append(self._notes.get_nowait())
             try:
-                await self.run(lambda transaction, group=group: _all(transaction, group), durable=False)  # type: ignore[misc]
+                await self._written(group)
             except Exception as error:  # whatever it was, the next notes have their chance
                 log.get().error("database.lost", what="; ".join(what for _, what in group), why=str(error))
             finally:
                 for _ in group:
                     self._notes.task_done()
+
+    async def _written(self, group: list[tuple[Act[object], str]]) -> None:
+        """Write these notes, however long PostgreSQL is away."""
+        while True:
+            try:
+                await self.run(lambda transaction: _all(transaction, group), durable=False)
+                return
+            except UnavailableError as error:
+                if not isinstance(error.__cause__, UnavailableError) or error.__cause__.code != "store-unreachable":
+                    raise
+                log.get().warning("database.waits", notes=len(group) + self._notes.qsize(), why=error.message)
 
 
 async def _all(transaction: Any, group: list[tuple[Act[object], str]]) -> None:

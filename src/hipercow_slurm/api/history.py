@@ -44,12 +44,13 @@ class History:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._noted: set[tuple[str, int]] = set()
+        self._noted: set[tuple[str, int, int | None]] = set()
 
     async def note(self, session: Session, jobs: list[Job]) -> None:
         """Keep how these ended, if they have; each is written once. A database that fails loses only this."""
         for job in jobs:
-            key = (session.principal, job.job_id)
+            # Another process may have put the job back since: its next end is another one.
+            key = (session.principal, job.job_id, job.end_time)
             if not job.ended or key in self._noted:
                 continue
             if len(self._noted) >= _REMEMBERED:
@@ -61,7 +62,6 @@ class History:
 
     async def reopen(self, session: Session, job_id: int) -> None:
         """The job runs again: forget how it ended."""
-        self._noted.discard((session.principal, job_id))
         await self._database.run(submissions_db.reopened(session.principal, job_id))
 
     async def of(self, session: Session, job_id: int) -> Job | None:

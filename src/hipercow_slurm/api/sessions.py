@@ -3,7 +3,9 @@
 Rule 1: the token exists here only while its request is served; what stays in memory is the key derived from it,
 so that the ticket can be renewed and sealed again without the user. Rule 2: after a restart a session is closed
 until its next request brings the token. Rule 3: a session ends when it is revoked, at ``expires_at``, or when its
-ticket has expired, whichever is first.
+ticket has expired, whichever is first. Rule 4: of all processes and hosts that have a session open one renews its
+ticket, who claims that in the database; each request asks the database whether its session still is, and in which
+generation of its ticket.
 """
 
 from __future__ import annotations
@@ -24,12 +26,14 @@ from hipercow_slurm.api.accounts import Account
 from hipercow_slurm.api.database import Database
 from hipercow_slurm.api.problems import not_logged_in
 from hipercow_slurm.api.sessions_db import SessionRecord
-from hipercow_slurm.errors import Error, InternalError
+from hipercow_slurm.errors import Error, InternalError, UnavailableError
 from hipercow_slurm.krb5 import creds, krbcred
 from hipercow_slurm.values import KrbCred, TicketTimes
 
-_TRUSTED_S = 2.0  # for this long a session in memory is not looked up again; a revocation elsewhere takes that long
 _TICK_S = 1.0
+_SWEEP_S = 10.0  # how often sessions that were revoked elsewhere are looked for, and what is in memory of them dropped
+_CLAIM_S = 30  # for one renewal; if its process dies, another one may try then
+_ANOTHERS_S = 3.0  # when another process renews: look again
 _RENEW_THREADS = 2
 _RETRY_MAX_S = 60.0
 
@@ -46,7 +50,6 @@ class Session:
     record: SessionRecord
     key: bytes = field(repr=False)
     cred: KrbCred
-    checked_at: float
     retry_at: float = 0.0
     failures: int = 0
     renewing: asyncio.Lock = field(default_factory=asyncio.Lock, repr=False)
@@ -111,7 +114,7 @@ class Sessions:
             sealed=sealing.seal(key, cred.der, session_id=session_id, principal=cred.client),
         )
         await self._database.run(sessions_db.add(record))
-        session = Session(record, key, cred, time.monotonic())
+        session = Session(record, key, cred)
         self._open[record.token_hash] = session
         self._welcome(session)
         return session, token
@@ -125,11 +128,7 @@ class Sessions:
         bits = sealing.token_bits(token)
         if bits is None:
             raise not_logged_in("this is not a session token")
-        token_hash = sealing.fingerprint(bits)
-        session = self._open.get(token_hash)
-        if session is None or time.monotonic() - session.checked_at > _TRUSTED_S:
-            session = await self._look_up(token_hash, bits)
-        return await self._good(session)
+        return await self._good(await self._look_up(sealing.fingerprint(bits), bits))
 
     async def resume(self, session: Session) -> Session:
         """A session that this process has open, for somebody who has proved again to be its user.
@@ -140,9 +139,7 @@ class Sessions:
         token_hash = session.record.token_hash
         if self._open.get(token_hash) is not session:
             raise not_logged_in("there is no such session (any more)")
-        if time.monotonic() - session.checked_at > _TRUSTED_S:
-            session = await self._look_up(token_hash, None)
-        return await self._good(session)
+        return await self._good(await self._look_up(token_hash, None))
 
     async def _good(self, session: Session) -> Session:
         now = time.time()
@@ -177,8 +174,12 @@ class Sessions:
 
     async def run(self) -> None:
         """Renew tickets around half their life; let go of sessions that are over."""
+        swept = time.monotonic()
         while True:
             now = time.time()
+            if time.monotonic() - swept > _SWEEP_S:
+                swept = time.monotonic()
+                self._start(self._sweep())
             for session in list(self._open.values()):
                 if min(session.record.expires_at, session.cred.times.endtime) <= now:
                     self._open.pop(session.record.token_hash, None)
@@ -195,7 +196,7 @@ class Sessions:
 
     async def _look_up(self, token_hash: bytes, bits: bytes | None) -> Session:
         """What the database says; ``bits``, the token's, are needed only for a session not open here."""
-        record = await self._database.run(sessions_db.by_token(token_hash))
+        record = await self._database.look(sessions_db.by_token(token_hash))
         if record is None:
             self._open.pop(token_hash, None)
             raise not_logged_in("there is no such session (any more)")
@@ -204,19 +205,40 @@ class Sessions:
             if bits is None:
                 raise not_logged_in("there is no such session (any more)")
             key = sealing.derive_key(bits, record.session_id)
-            session = self._open.setdefault(token_hash, Session(record, key, _opened(key, record), time.monotonic()))
-        elif session.record.sealed != record.sealed and not session.renewing.locked():
+            session = self._open.setdefault(token_hash, Session(record, key, _opened(key, record)))
+        elif session.record.generation < record.generation and not session.renewing.locked():
             session.cred, session.record = _opened(session.key, record), record  # another process renewed it
-        session.checked_at = time.monotonic()
         return session
 
-    async def _keep(self, session: Session, cred: KrbCred, *, expires_at: int) -> None:
-        """Seal a ticket into the database and use it."""
+    async def _keep(
+        self, session: Session, cred: KrbCred, *, expires_at: int, generation: int = sessions_db.LAST
+    ) -> None:
+        """Seal a ticket into the database, where nothing newer than ``generation`` is, and use it."""
         sealed = sealing.seal(session.key, cred.der, session_id=session.session_id, principal=session.principal)
         session.cred, session.failures = cred, 0  # it is the better one, also if the database is out of order
-        if not await self._database.run(sessions_db.reseal(session.session_id, sealed, expires_at)):
+        act = sessions_db.reseal(session.session_id, sealed, expires_at, generation=generation)
+        made = await self._database.run(act)
+        if made is None:
+            await self._take_over(session)  # revoked, or the user logged in again elsewhere: that ticket lasts longer
+        else:
+            session.record = dataclasses.replace(session.record, sealed=sealed, expires_at=expires_at, generation=made)
+
+    async def _take_over(self, session: Session) -> None:
+        """Use the ticket that the database has; forget a session that is not there any more."""
+        record = await self._database.look(sessions_db.by_token(session.record.token_hash))
+        if record is None:
             self._open.pop(session.record.token_hash, None)
-        session.record = dataclasses.replace(session.record, sealed=sealed, expires_at=expires_at)
+        elif session.record.generation < record.generation:
+            session.cred, session.record, session.failures = _opened(session.key, record), record, 0
+
+    async def _sweep(self) -> None:
+        """Drop what is in memory of sessions that were revoked through another process."""
+        asked = list(self._open)
+        with contextlib.suppress(UnavailableError):
+            there = await self._database.run(sessions_db.still(asked), durable=False)
+            for token_hash in asked:
+                if token_hash not in there:
+                    self._open.pop(token_hash, None)
 
     async def _forget(self, session: Session) -> None:
         self._open.pop(session.record.token_hash, None)
@@ -236,11 +258,12 @@ class Sessions:
         session.retry_at = time.time() + _RETRY_MAX_S  # not started twice while it runs
         try:
             await self._renew(session)
-            session.retry_at = 0.0
+            session.retry_at = time.time() + _ANOTHERS_S
         except Exception as error:  # also a fault of ours: the loop that started this must go on, and try again
             session.failures += 1
             left = session.cred.times.endtime - time.time()
-            session.retry_at = time.time() + max(1.0, min(_RETRY_MAX_S, 2.0**session.failures, left / 4))
+            pause = max(1.0, min(_RETRY_MAX_S, 2.0**session.failures, left / 4))
+            session.retry_at = time.time() + pause
             log.get().warning(
                 "session.renewal-failed",
                 session_id=session.session_id,
@@ -249,15 +272,21 @@ class Sessions:
                 why=error.message if isinstance(error, Error) else type(error).__name__,
                 endtime=session.cred.times.endtime,
             )
+            with contextlib.suppress(UnavailableError):
+                # Nobody else tries sooner either: a KDC in trouble sees one of us, not each process.
+                act = sessions_db.let_go(session.session_id, session.record.generation, int(pause))
+                await self._database.run(act, durable=False)
 
     async def _renew(self, session: Session) -> None:
-        """Renew the ticket and seal it again, unless another task just did."""
+        """Renew the ticket and seal it again, unless another task or process just did, or does."""
         async with session.renewing:
-            if not renewal_due(session.cred.times, time.time(), spread=0.0):
+            due = renewal_due(session.cred.times, time.time(), spread=_spread(session))
+            if not due or not await self._claim(session):
                 return
             loop = asyncio.get_running_loop()
             cred = await loop.run_in_executor(self._threads, creds.renew, session.cred)
-            await self._keep(session, cred, expires_at=session.record.expires_at)
+            record = session.record
+            await self._keep(session, cred, expires_at=record.expires_at, generation=record.generation)
             log.get().info(
                 "session.renewed",
                 session_id=session.session_id,
@@ -265,6 +294,19 @@ class Sessions:
                 endtime=cred.times.endtime,
                 renew_till=cred.times.renew_till,
             )
+
+    async def _claim(self, session: Session) -> bool:
+        """True if this process is to renew the ticket; else its new one is used, as soon as there is one."""
+        try:
+            act = sessions_db.claim(session.session_id, session.record.generation, _CLAIM_S)
+            if await self._database.run(act, durable=False):
+                return True
+            await self._take_over(session)
+        except UnavailableError:
+            if not nearly_over(session.cred.times, time.time()):
+                raise
+            return True  # renewed twice rather than not at all
+        return False
 
 
 def _opened(key: bytes, record: SessionRecord) -> KrbCred:

@@ -6,7 +6,7 @@ we do not have (yet); ``jobs.py`` looks among the user's jobs for the marker bef
 
 from __future__ import annotations
 
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 
 from hipercow_slurm.api.database import Act, Transaction
 
@@ -19,7 +19,7 @@ class Submission:
         marker: unique text in the job's comment.
         idempotency_key: the caller's, unique per principal; None if there was none.
         digest: SHA-256 of the request body, to refuse the same key for another job.
-        attempted_at: when we last asked Slurm.
+        attempted_at: when we last asked Slurm, by the database's clock where there is an ``idempotency_key``.
         working_directory, output, error: absolute; output and error still hold Slurm's ``%`` patterns.
         job_id: Slurm's answer; None while we do not know it.
         asked: what the job was to be, as JSON (``history.Asked``), for when Slurm has forgotten it.
@@ -46,21 +46,29 @@ _COLUMNS = (
     " job_id, asked, seen"
 )
 _JOB_ID = 10  # place in a row
+_ATTEMPTED_AT = "$5"
 _INSERT = f"INSERT INTO submission ({_COLUMNS}) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)"  # noqa: S608
 
 
-def reserve(row: Submission) -> Act[Submission]:
-    """File ``row``; if its key is filed already, change nothing and return what is there."""
+def reserve(row: Submission) -> Act[tuple[Submission, int]]:
+    """File ``row`` as attempted now; if its key is filed already, change nothing.
 
-    async def act(transaction: Transaction) -> Submission:
-        if await transaction.change(f"{_INSERT} ON CONFLICT (principal, idempotency_key) DO NOTHING", *astuple(row)):
-            return row
+    Returns what is there, and how many seconds ago its attempt was.
+    """
+
+    async def act(transaction: Transaction) -> tuple[Submission, int]:
+        # The argument stays in use: PostgreSQL wants to know the type of each.
+        insert = _INSERT.replace(_ATTEMPTED_AT, f"{_ATTEMPTED_AT} * 0 + {transaction.NOW}")
+        insert += " ON CONFLICT (principal, idempotency_key) DO NOTHING RETURNING attempted_at"
+        if made := await transaction.rows(insert, *astuple(row)):
+            return replace(row, attempted_at=made[0][0]), 0
         found = await transaction.rows(
-            f"SELECT {_COLUMNS} FROM submission WHERE principal = $1 AND idempotency_key = $2",  # noqa: S608
+            f"SELECT {_COLUMNS}, {transaction.NOW} - attempted_at FROM submission"  # noqa: S608
+            " WHERE principal = $1 AND idempotency_key = $2",
             row.principal,
             row.idempotency_key,
         )
-        return Submission(*found[0])
+        return Submission(*found[0][:-1]), found[0][-1]
 
     return act
 
@@ -70,11 +78,19 @@ def record(row: Submission) -> Act[int]:
     return lambda transaction: transaction.change(f"{_INSERT} ON CONFLICT (marker) DO NOTHING", *astuple(row))
 
 
-def attempt(marker: str, now: int) -> Act[int]:
-    """Note that we ask Slurm again now."""
-    return lambda transaction: transaction.change(
-        "UPDATE submission SET attempted_at = $1 WHERE marker = $2", now, marker
-    )
+def attempt(row: Submission) -> Act[Submission | None]:
+    """Note that we ask Slurm again now; None: since ``row`` was read another process did, or knows the job."""
+
+    async def act(transaction: Transaction) -> Submission | None:
+        made = await transaction.rows(
+            f"UPDATE submission SET attempted_at = {transaction.NOW} WHERE marker = $1 AND attempted_at = $2"  # noqa: S608
+            " AND job_id IS NULL RETURNING attempted_at",
+            row.marker,
+            row.attempted_at,
+        )
+        return replace(row, attempted_at=made[0][0]) if made else None
+
+    return act
 
 
 def answered(marker: str, job_id: int) -> Act[int]:

@@ -44,6 +44,7 @@ from hipercow_slurm.slurm.model import Job, JobSpec, Submitted
 from hipercow_slurm.slurm.rest import SlurmRest
 from hipercow_slurm.values import TicketTimes
 
+_STAMP_S = 3.0  # a submission that was filed this long ago is stamped anew before Slurm is asked
 _POLL_S = 0.5
 _POLLS = 6  # how often a request looks for a lost job before it asks its caller to come back
 
@@ -108,18 +109,19 @@ class Submitter:
             error=planned.error,
             asked=asked(planned.spec),
         )
+        begun = time.monotonic()
         if idempotency_key is None:
-            return await self._first(session, row, planned)
+            return await self._first(session, row, planned, begun)
         lock = self._keys.setdefault((session.principal, idempotency_key), asyncio.Lock())
         async with lock:
-            filed = await self._database.run(submissions_db.reserve(row))
+            filed, age_s = await self._database.run(submissions_db.reserve(row))
             if filed.marker == marker:
-                return await self._first(session, filed, planned)
+                return await self._first(session, filed, planned, begun)
             repeated = plan(body, account, comment=_comment(filed.marker), allowed=self._conf)
-            return await self._again(session, filed, row, repeated)
+            return await self._again(session, filed, row, repeated, age_s)
 
-    async def _first(self, session: Session, row: Submission, planned: Planned) -> Made:
-        """Ask Slurm; afterwards the row says what came of it."""
+    async def _first(self, session: Session, row: Submission, planned: Planned, begun: float) -> Made:
+        """Ask Slurm; afterwards the row says what came of it. It was stamped after ``begun`` (monotonic seconds)."""
         try:
             times = await self._tickets.make_sure(session)
             await self._tokens.of(session)
@@ -128,18 +130,34 @@ class Submitter:
         except Error:
             await self._unmade(row)
             raise
+        if row.idempotency_key is not None and time.monotonic() - begun > _STAMP_S:
+            row = await self._stamped(row)  # or it could look settled to another process while Slurm is asked
         try:
             submitted = await self._tokens.call(session, lambda who: self._slurm.submit(who, planned.spec))
         except Error as error:
             if error.code != "submit-unknown":
                 await self._unmade(row)
                 raise
-            found = await self._search(session, row.marker)
+            try:
+                found = await self._search(session, row.marker)
+            except UnavailableError:
+                found = None
             if found is None:
                 log.get().warning("job.unknown", principal=session.principal, marker=row.marker, why=error.message)
                 raise
             submitted = Submitted(found)
         return self._made(session, row, planned, submitted, times)
+
+    async def _stamped(self, row: Submission) -> Submission:
+        """The row with the present time.
+
+        Raises:
+            UnavailableError: ``submit-unsettled``: another process asks Slurm about it, or knows what came of it.
+        """
+        stamped = await self._database.run(submissions_db.attempt(row))
+        if stamped is None:
+            raise _unsettled()
+        return stamped
 
     async def _unmade(self, row: Submission) -> None:
         """Slurm certainly has no such job: the key is free again."""
@@ -167,7 +185,7 @@ class Submitter:
                 hint="give the job a shorter time limit, or log in again for a fresh ticket",
             )
 
-    async def _again(self, session: Session, filed: Submission, row: Submission, planned: Planned) -> Made:
+    async def _again(self, session: Session, filed: Submission, row: Submission, planned: Planned, age_s: int) -> Made:
         """The key is known: give its job, or find out what became of it."""
         if filed.digest != row.digest:
             raise RequestError(
@@ -178,16 +196,14 @@ class Submitter:
             )
         if filed.job_id is not None:
             return Made(filed.job_id, planned, planned.warnings)
+        begun = time.monotonic()
         found = await self._search(session, filed.marker)
         if found is not None:
             return self._made(session, filed, planned, Submitted(found))
-        fate = fate_of(time.time() - filed.attempted_at, settled_s=self._settled_s, min_job_age_s=self._min_job_age_s)
+        age = age_s + time.monotonic() - begun
+        fate = fate_of(age, settled_s=self._settled_s, min_job_age_s=self._min_job_age_s)
         if fate == "wait":
-            raise UnavailableError(
-                "the first attempt with this Idempotency-Key is not settled yet",
-                code="submit-unsettled",
-                hint="repeat the request with the same key",
-            )
+            raise _unsettled()
         if fate == "unknown":
             raise SchedulerError(
                 "the answer to the first attempt was lost, and by now its job may have come and gone",
@@ -195,8 +211,8 @@ class Submitter:
                 status=504,
                 hint="look at the job's results; to run it again, use a fresh Idempotency-Key",
             )
-        await self._database.run(submissions_db.attempt(filed.marker, int(time.time())))
-        return await self._first(session, filed, planned)
+        begun = time.monotonic()
+        return await self._first(session, await self._stamped(filed), planned, begun)
 
     def _made(
         self,
@@ -229,18 +245,32 @@ class Submitter:
         return Made(submitted.job_id, planned, planned.warnings + message, ticket)
 
     async def _search(self, session: Session, marker: str) -> int | None:
-        """The job with this marker among the user's; looks a few times, as Slurm may be slow to show it."""
+        """The job with this marker among the user's; looks a few times, as Slurm may be slow to show it.
+
+        Raises:
+            UnavailableError: Slurm did not answer the last time: that the job is not there is not known.
+        """
         for attempt in range(_POLLS):
             if attempt:
                 await asyncio.sleep(_POLL_S)
             try:
                 jobs = await self._tokens.call(session, self._slurm.jobs)
             except UnavailableError:
+                if attempt == _POLLS - 1:
+                    raise
                 continue
             found = find(jobs, _comment_begins(marker))
             if found is not None:
                 return found
         return None
+
+
+def _unsettled() -> UnavailableError:
+    return UnavailableError(
+        "the first attempt with this Idempotency-Key is not settled yet",
+        code="submit-unsettled",
+        hint="repeat the request with the same key",
+    )
 
 
 def find(jobs: list[Job], comment: str) -> int | None:
