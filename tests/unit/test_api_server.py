@@ -141,14 +141,16 @@ async def test_old_tls_is_refused(url, certificate):
         await asyncio.open_connection(host, int(port), ssl=old)
 
 
-async def test_too_many_connections_are_told_so(url, certificate):
-    held = [await connect(url, certificate) for _ in range(LIMITS.connections)]
-    status, problem = await answer_to(url, certificate, b"")
-    assert (status, problem["code"]) == (503, "too-many-connections")
-    for _, writer in held:
-        writer.close()
-    await asyncio.sleep(0.1)
-    await test_a_request_is_answered_and_the_connection_kept(url, certificate)
+async def test_too_many_connections_are_told_so(certificate, tmp_path):
+    patient = Limits(request_headers_s=30, connections=20)  # the first must still be there when the last has come
+    async with serving(echo, configuration(certificate, tmp_path, limits=patient)) as url:
+        held = [await connect(url, certificate) for _ in range(patient.connections)]
+        status, problem = await answer_to(url, certificate, b"")
+        assert (status, problem["code"]) == (503, "too-many-connections")
+        for _, writer in held:
+            writer.close()
+        await asyncio.sleep(0.1)
+        await test_a_request_is_answered_and_the_connection_kept(url, certificate)
 
 
 async def test_a_port_that_is_taken_and_a_wrong_key_are_said(certificate, tmp_path):
