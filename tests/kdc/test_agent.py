@@ -166,7 +166,7 @@ def test_silent_and_many_clients_cost_nothing(site: Site) -> None:
             assert holder.stdout is not None and holder.stdout.readline() == "held\n"
             started = time.monotonic()
             assert agent.ask(f"start 42 {GAMES} {GAMES}").startswith("ok ")
-            assert time.monotonic() - started < 1.0, "root waited behind a user's idle connections"
+            assert time.monotonic() - started < 5.0, "root waited behind a user's idle connections"
             open_files = len(list(Path(f"/proc/{agent.pid}/fd").iterdir()))
             assert open_files < 120, f"{open_files} descriptors"
             assert agent.proc("status", "VmRSS") - before < 5000, "kB of memory for clients that say nothing"

@@ -14,7 +14,8 @@ import os
 import sys
 
 from hipercow_slurm.errors import CredentialError, Error
-from hipercow_slurm.krb5 import ccache, ccfile, ccread, ccwrite
+from hipercow_slurm.krb5 import ccache, ccfile, ccread, ccwrite, krbcred
+from hipercow_slurm.krb5.principal import Principal
 
 LIMIT = 1024 * 1024
 
@@ -36,17 +37,20 @@ def collection(name: str) -> str:
 
 
 def _store(name: str) -> int:
-    ccwrite.store(name, ccfile.read_tgt(sys.stdin.buffer.read(LIMIT)))
+    _, found = ccfile.parse(sys.stdin.buffer.read(LIMIT))
+    ccwrite.store_tickets(name, found)
     ccwrite.make_primary(name)
     return 0
 
 
 def _read(name: str) -> int:
     try:
-        found = ccache.read_tgt(name)
+        owner, found = ccread.read_all(name)
+        tgt = krbcred.tickets(ccfile.select_tgt(owner, found, name))
     except CredentialError:
         return 1
-    sys.stdout.buffer.write(ccache.file_v4(found))
+    others = [one for one in found if not Principal.parse(one.server).is_tgs]
+    sys.stdout.buffer.write(ccache.file_of([*tgt, *others]))
     return 0
 
 

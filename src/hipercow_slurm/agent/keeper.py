@@ -8,11 +8,12 @@ lock: a job that ends while its ticket is being written ends after it.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import pwd
 import random
 import time
 import weakref
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -22,10 +23,11 @@ from hipercow_slurm.agent.config import AgentConfig, CCachePattern, default_ccac
 from hipercow_slurm.agent.default_link import DefaultLink
 from hipercow_slurm.agent.helper import Helper
 from hipercow_slurm.agent.jobs import Job, Jobs, Problem, State, Ticket, state
+from hipercow_slurm.agent.services import Services
 from hipercow_slurm.agent.source import Source
 from hipercow_slurm.agent.state import State as Disk
 from hipercow_slurm.errors import AccessError, ConfigError, Error, UnavailableError
-from hipercow_slurm.krb5 import ccache, ccfile, creds
+from hipercow_slurm.krb5 import ccfile, creds
 from hipercow_slurm.values import KrbCred
 
 ASK_S = 20.0  # for one question to the source, all its servers and retries included
@@ -60,6 +62,8 @@ class Keeper:
         self.config = config
         self._pattern = CCachePattern(config.ccache)
         self._places = place.Places()
+        self._services = Services(self._places)
+        self._kdc = asyncio.Semaphore(1)  # of the default pool's threads, which the cache needs too
         self._link = DefaultLink(default_ccache(config), self._pattern)
         self._source = source
         self._disk = disk
@@ -116,6 +120,8 @@ class Keeper:
                 job = Job(job_id, owner, _gid_of(owner), self._pattern.name(owner, job_id), 0)
             else:
                 return
+            if not self.jobs.of(owner):
+                self._services.forget(owner)
             await self._files(self._clean, job, self.jobs.of(owner))
 
     # --- life -----------------------------------------------------------------------------------------------------
@@ -146,7 +152,7 @@ class Keeper:
                 self._kick.clear()
                 now = time.time()
                 for uid in self.jobs.due(now):
-                    self._spawn(uid)
+                    self._spawn(self._round(uid))
                 if not now < sweeps[0] <= now + self.config.sweep_s:  # or the clock was set back
                     await self._sweep()
                     sweeps = sweeps[1:] or [time.time() + self.config.sweep_s]
@@ -181,8 +187,8 @@ class Keeper:
 
     # --- one question ---------------------------------------------------------------------------------------------
 
-    def _spawn(self, uid: int) -> None:
-        task = asyncio.get_running_loop().create_task(self._round(uid))
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -204,6 +210,17 @@ class Keeper:
         self._kick.set()
         if waiting := self._rounds.pop(uid, None):
             waiting.set_result(None)
+        if self._services.due(uid):
+            self._spawn(self._freshen(uid))
+
+    async def _freshen(self, uid: int) -> None:
+        """Newer service tickets for the jobs of ``uid``, after they have a newer TGT; nobody waits for it."""
+        async with self._kdc:
+            found = await asyncio.to_thread(self._services.fetch, uid)
+        async with self._lock(uid):
+            for job in self.jobs.of(uid) if found else ():
+                with contextlib.suppress(UnavailableError):  # it has the older ones
+                    await self._files(self._services.put, job, found)
 
     async def _renew(self, uid: int) -> None:
         """The cache is away: have the KDC renew the ticket that a job here has; trouble is the next question's."""
@@ -241,7 +258,7 @@ class Keeper:
                     job.ticket = None
             jobs, problem = self.jobs.answer(uid, found, time.time())
             if cred is not None and found is not None and jobs:
-                content = ccache.file_v4(cred)
+                content = await self._files(self._services.content, uid, cred, self.jobs.of(uid))
                 for job in jobs:
                     try:
                         await self._write(job, content, found)

@@ -11,13 +11,17 @@ from hipercow_slurm.values import KrbCred
 
 
 def file_v4(cred: KrbCred) -> bytes:
+    """``file_of`` its tickets."""
+    return file_of(krbcred.tickets(cred))
+
+
+def file_of(found: list[Ticket]) -> bytes:
     """The bytes of a FILE credential cache, format version 4 (MIT "Credential cache file format"), big-endian.
 
-    Default principal is the client; then the tickets in order. No header fields: the only one defined is a clock
-    offset. Composed here, so that the file can be written aside and renamed: krb5_cc_initialize on an existing
+    Default principal is the client of the first; then the tickets in order. No header fields: the only one defined is a
+    clock offset. Composed here, so that the file can be written aside and renamed: krb5_cc_initialize on an existing
     file is not atomic.
     """
-    found = krbcred.tickets(cred)
     return b"\x05\x04\0\0" + _principal(found[0].client) + b"".join(map(_record, found))
 
 

@@ -21,7 +21,7 @@ _TIMES = struct.Struct(">IIII")
 
 
 def parse(data: bytes) -> tuple[str, list[Ticket]]:
-    """The owner of a cache and its tickets in order; MIT's settings are passed over.
+    """The owner of a cache and its tickets in order; MIT's settings and user-to-user tickets are passed over.
 
     Raises:
         ProtocolError: ``ccache-malformed``: with what and where.
@@ -67,19 +67,19 @@ def select_tgt(owner: str, found: list[Ticket], cache: str) -> KrbCred:
 
 
 def _ticket(reader: _Reader) -> Ticket | None:
-    """One credential; None for a setting."""
+    """One credential; None for a setting, and for a user-to-user ticket, which is good for one other session only."""
     client, server = reader.principal(), reader.principal()
     keytype, key = reader.u16(), reader.data()
     authtime, starttime, endtime, renew_till = _TIMES.unpack(reader.take(_TIMES.size))
-    reader.take(1)  # is_skey: only for user-to-user
+    user_to_user = reader.take(1) != b"\0"
     flags = reader.u32()
     addresses = tuple((reader.u16(), reader.data()) for _ in range(reader.count()))
     for _ in range(reader.count()):  # authorization data beside the ticket: nobody writes it
         reader.u16()
         reader.data()
     ticket = reader.data()
-    reader.data()  # second ticket
-    if client is None or server is None:
+    second_ticket = reader.data()
+    if client is None or server is None or user_to_user or second_ticket:
         return None
     return Ticket(
         client=client,

@@ -9,12 +9,18 @@ from pathlib import Path
 from typing import Any
 
 from hipercow_slurm.krb5 import ccache, codes, convert, krbcred
+from hipercow_slurm.krb5.krbcred import Ticket
 from hipercow_slurm.krb5.lib import check, ffi, fresh, lib
 from hipercow_slurm.values import KrbCred
 
 
 def store(name: str | None, cred: KrbCred) -> None:
-    """Make ``cred`` the content of a cache.
+    """``store_tickets`` of ``cred``."""
+    store_tickets(name, krbcred.tickets(cred))
+
+
+def store_tickets(name: str | None, found: list[Ticket]) -> None:
+    """Make tickets of one client, its TGT first, the content of a cache.
 
     A FILE cache is written aside and renamed: whoever reads it meanwhile finds the old content or the new. It belongs
     to the caller, mode 0600. Others go through libkrb5.
@@ -28,7 +34,7 @@ def store(name: str | None, cred: KrbCred) -> None:
     """
     name = name or os.environ.get("KRB5CCNAME")
     if name is not None and (name.startswith("FILE:") or ":" not in name.partition("/")[0]):
-        _replace(Path(name.removeprefix("FILE:")), ccache.file_v4(cred))
+        _replace(Path(name.removeprefix("FILE:")), ccache.file_of(found))
         return
     doing = f"store a ticket in {name or 'the default credential cache'}"
     with fresh() as own_context:
@@ -39,7 +45,6 @@ def store(name: str | None, cred: KrbCred) -> None:
         else:
             check(lib.krb5_cc_resolve(own_context, os.fsencode(name), holder), doing, codes.CCACHE, own_context)
         try:
-            found = krbcred.tickets(cred)
             client = convert.principal(found[0].client)
             check(lib.krb5_cc_initialize(own_context, holder[0], client), doing, codes.CCACHE, own_context)
             for one in found:
