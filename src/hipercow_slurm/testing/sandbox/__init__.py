@@ -29,7 +29,7 @@ from hipercow_slurm.testing.sandbox.layout import NODES, Options
 __all__ = ["ALL", "CommandError", "ControlError", "Sandbox", "Service"]
 
 ALL = ("signer", "auksd", "api", "agent")
-START_S, KERNEL_START_S, INSTALL_S = 60.0, 180.0, 240.0
+START_S, KERNEL_START_S, INSTALL_S, EMULATED_START_S = 60.0, 180.0, 240.0, 420.0
 
 
 class Sandbox:
@@ -48,6 +48,7 @@ class Sandbox:
         accounting: run slurmdbd and MariaDB, too (apt-packages-acceptance.txt); slurmctld forgets jobs soon then.
         two_realms: people have a realm of their own (PEOPLE.TEST), with its own KDC; one way of trust.
         node_packages: folder of the .deb files that nodes with a kernel of their own install, themselves, at boot.
+        emulated: those nodes run a stock Debian kernel in QEMU instead: as slow as it is alike.
         name: for finding it again from another process; a random one if left out.
         owned: False lets it outlive this process (``hipercow-slurm sandbox up``).
 
@@ -69,6 +70,7 @@ class Sandbox:
         accounting: bool = False,
         node_packages: Path | None = None,
         two_realms: bool = False,
+        emulated: bool = False,
         name: str | None = None,
         owned: bool = True,
     ) -> None:
@@ -86,6 +88,7 @@ class Sandbox:
             accounting,
             str(node_packages or ""),
             two_realms,
+            emulated,
         )
         if kernel_nodes and slurm:
             raise RequestError("nodes with a kernel of their own run this machine's Slurm")
@@ -159,8 +162,13 @@ class Sandbox:
     def _follow(self, process: subprocess.Popen[bytes], progress: Callable[[str], None]) -> Path:
         """Read progress until the sandbox is up; its folder."""
         root: Path | None = None
-        more_s = {KERNEL_START_S: self.options.kernel_nodes, INSTALL_S: self.options.packages}
-        patience_s = START_S + sum(seconds for seconds, wanted in more_s.items() if wanted)
+        options = self.options
+        more_s = (
+            (KERNEL_START_S, bool(options.kernel_nodes)),
+            (INSTALL_S, bool(options.packages)),
+            (EMULATED_START_S, options.emulated),
+        )
+        patience_s = START_S + sum(seconds for seconds, wanted in more_s if wanted)
         for event in launch.events(process, patience_s):
             match event:
                 case {"event": "folder", "path": path}:

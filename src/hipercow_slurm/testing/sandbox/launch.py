@@ -53,7 +53,9 @@ def check_machine(options: Options) -> None:
         raise ConfigError("the sandbox needs root: it makes namespaces and accounts of its own", code="not-root")
     path = os.environ.get("PATH", "") + ":/usr/sbin:/sbin:/usr/bin:/bin"
     needed = (
-        _PROGRAMS | (uml.PROGRAMS if options.kernel_nodes else {}) | (accounting.PROGRAMS if options.accounting else {})
+        _PROGRAMS
+        | (uml.programs(emulated=options.emulated) if options.kernel_nodes else {})
+        | (accounting.PROGRAMS if options.accounting else {})
     )
     missing = {package for name, package in needed.items() if not shutil.which(name, path=path)}
     missing |= {package for name, package in _PLUGINS.items() if not list(Path("/usr/lib").glob(f"*/{name}"))}

@@ -99,6 +99,7 @@ class Options:
         accounting: with slurmdbd and MariaDB, which remember what slurmctld forgets.
         two_realms: people's principals are in a realm of their own, services' and machines' in another.
         node_packages: folder of the .deb files that the kernel nodes install; "" runs the source tree there.
+        emulated: the kernel nodes run the machine's stock Debian kernel in QEMU.
     """
 
     ticket_life: str = "10h"
@@ -111,6 +112,7 @@ class Options:
     accounting: bool = False
     node_packages: str = ""
     two_realms: bool = False
+    emulated: bool = False
 
     @classmethod
     def from_json(cls, raw: dict[str, Any]) -> Options:
@@ -126,6 +128,7 @@ class Options:
             raw["accounting"],
             raw["node_packages"],
             raw["two_realms"],
+            raw["emulated"],
         )
 
     @property

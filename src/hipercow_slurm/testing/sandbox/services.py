@@ -208,7 +208,7 @@ def _machines(options: Options) -> list[Service]:
             needs=("realm", "keys", "slurmctld", "ganesha", "smbd", "auksd"),
             # Its memory is a file, which must be executable: the host's own /dev/shm.
             env={"TMPDIR": "/dev/shm"},
-            start_s=180.0,
+            start_s=600.0 if options.emulated else 180.0,
             broken="FAILED:",
         )
         for machine in machines(options)
@@ -222,7 +222,7 @@ def _machines(options: Options) -> list[Service]:
 def machines(options: Options) -> list[uml.Machine]:
     """The nodes with a kernel of their own."""
     return [
-        uml.Machine(node, f"{options.addresses[node]}/{layout.NETWORK_BITS}", number)
+        uml.Machine(node, f"{options.addresses[node]}/{layout.NETWORK_BITS}", number, options.emulated)
         for number, node in enumerate(options.kernel_nodes, start=1)
     ]
 

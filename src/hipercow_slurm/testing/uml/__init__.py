@@ -1,4 +1,5 @@
-"""Compute nodes with a Linux kernel of their own, as ordinary processes: User-Mode Linux. README.md tells how."""
+"""Compute nodes with a Linux kernel of their own, as ordinary processes: User-Mode Linux, or a stock Debian kernel in
+QEMU. README.md tells how."""
 
 from __future__ import annotations
 
@@ -18,15 +19,23 @@ PROGRAMS = {
     "modprobe": "kmod",
     "sshd": "openssh-server",
 }
+# The same for emulated nodes, in place of User-Mode Linux.
+EMULATOR = {"qemu-system-x86_64": "qemu-system-x86", "busybox": "busybox-static", "cpio": "cpio"}
+EMULATED_MEMORY = "768M"
 
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """One node: its name, its address with prefix length, and the network device it is plugged into."""
+    """One node: its name, its address with prefix length, and the network device it is plugged into.
+
+    Attributes:
+        emulated: a stock Debian kernel in QEMU, without help of the processor's; slow.
+    """
 
     name: str
     address: str
     number: int
+    emulated: bool = False
 
     @property
     def tap(self) -> str:
@@ -39,11 +48,15 @@ class Machine:
         return f"02:00:0a:cb:00:{self.number:02x}"
 
     def command(self, source: str) -> tuple[str, ...]:
-        """The kernel's command line; it is an ordinary process that ends when the node is switched off.
+        """The command that is the node: an ordinary process that ends when the node is switched off.
 
         Args:
             source: where the running code lies, as the node's host sees it.
         """
+        if self.emulated:
+            scripts = f"{source}/{SCRIPTS}"
+            more = (self.name, self.address, scripts, self.tap, self.hardware_address, EMULATED_MEMORY)
+            return ("/bin/sh", f"{scripts}/emulated.sh", *more)
         network = f"transport=tap,ifname={self.tap},depth=128,gro=1,mac={self.hardware_address}"
         return (
             KERNEL,
@@ -64,6 +77,13 @@ class Machine:
             "quiet",
             f"vec0:{network}",
         )
+
+
+def programs(*, emulated: bool) -> dict[str, str]:
+    """A program of each Debian package that nodes of a kind need, and the package's name."""
+    if not emulated:
+        return PROGRAMS
+    return {name: package for name, package in PROGRAMS.items() if name != "linux.uml"} | EMULATOR
 
 
 def folder() -> Path:

@@ -31,8 +31,12 @@ mount -t tmpfs -o mode=1777 tmpfs $root/var/tmp
 for shared in program program-source program-libraries machine-local-bin node-log packages machine-dpkg; do
     [ -d /run/$shared ] || continue
     mkdir -p $root/run/$shared
-    mount -t hostfs -o /run/$shared hostfs $root/run/$shared
+    mount -t hostfs -o /run/$shared hostfs $root/run/$shared 2>/dev/null || mount --bind /run/$shared $root/run/$shared
 done
+# An emulated node sees the host's tree read-only, and the logs' folder once more.
+if grep -q ' / 9p ' /proc/mounts; then
+    mount -t 9p -o trans=virtio,version=9p2000.L node-log $root/run/node-log
+fi
 # pivot_root, not only chroot: the kernel starts request-key (CIFS) in its own root.
 cd $root
 pivot_root . oldroot
