@@ -1,6 +1,9 @@
 """Interoperation with AUKS' own programs, both ways. Run by ``make acceptance PEER_AUKS=/prefix`` where they are.
 
 ``/prefix`` holds bin/auks, sbin/auksd and sbin/auksdrenewer; without PEER_AUKS this file is not collected.
+
+Their client looks its user up before it asks anybody, and an NSS service that is not there (``sss`` without an sssd)
+is another exit code of it than an account that is not. So it runs where accounts are those of /etc/passwd.
 """
 
 from __future__ import annotations
@@ -27,6 +30,7 @@ GAMES, NEWS = uid_of("games"), uid_of("news")
 DONE = b"Auks API request succeed\n"
 OURS = (sys.executable, "-m", "hipercow_slurm", "auks")
 THEIRS = (str(PREFIX / "bin/auks"),)
+IN_FILES = ("unshare", "--mount", "sh", "-c", 'mount --bind "$0" /etc/nsswitch.conf && exec "$@"')
 PRINCIPAL = f"{SERVICE}@REALM.TEST"
 THEIR_ACL = r"""
 rule { principal = ^host/.*@REALM\.TEST$ ; host = * ; role = admin ; }
@@ -45,6 +49,7 @@ class Box:
             (folder / f"cc_{user}").write_bytes(file_v4(cred))
         (folder / "cache").mkdir(mode=0o700, exist_ok=True)
         (folder / "peer.acl").write_text(THEIR_ACL)
+        (folder / "nsswitch.conf").write_text("passwd: files\ngroup: files\nhosts: files\n")
 
     def conf(self, port: int, *, nat: bool) -> Path:
         path = self.folder / f"auks-{port}-{nat}.conf"
@@ -62,9 +67,9 @@ renewer {{ LogFile = {here}/renewer.log ; LogLevel = 3 ; DebugFile = {here}/rene
         return path
 
     def run(self, program, conf, user, *words, input=b""):
-        done = subprocess.run(
-            [*program, "-f", str(conf), *words], capture_output=True, env=self.env(user), timeout=60, input=input
-        )
+        inside = (*IN_FILES, str(self.folder / "nsswitch.conf")) if program is THEIRS else ()
+        command = [*inside, *program, "-f", str(conf), *words]
+        done = subprocess.run(command, capture_output=True, env=self.env(user), timeout=60, input=input)
         return done.returncode, done.stdout, done.stderr
 
     def env(self, user):
