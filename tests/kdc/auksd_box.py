@@ -27,7 +27,7 @@ PASSWORD = "pass word 1"
 SERVICE = "auks/head.test"
 USERS = ("games", "news", "backup")
 NOBODY = "nosuchaccount"  # a principal without a local account
-START_S = 15.0
+START_S = 60.0
 
 ACL = r"""
 rule { principal = ^host/[a-z0-9.]+@REALM\.TEST$ ; host = * ; role = admin ; }
@@ -134,7 +134,7 @@ key_file = "{self.key_file}"
         assert self.process is not None
         with contextlib.suppress(ProcessLookupError):
             self.process.send_signal(number)
-        return self.process.wait(10)
+        return self.process.wait(30)
 
     def kill(self) -> None:
         self.stop(signal.SIGKILL)

@@ -14,8 +14,11 @@ from hipercow_slurm.krb5 import creds
 
 # Accounts of every Debian; enough of them for three daemons to share.
 OWNERS = ("games", "news", "backup", "daemon", "bin", "sys", "man", "lp", "mail", "uucp", "proxy", "www-data")
-TIMING = "margin_s = 1.0\nretry_max_s = 1.0"
-LIFE_S = 6
+# Due after 0.12 to 0.18 of a life: soon, and with most of it left. On a busy machine a claim may be lost for seconds.
+TIMING = "at = 0.15\njitter = 0.03\nmargin_s = 1.0\nretry_max_s = 1.0"
+LIFE_S = 20
+SOONEST_S = 0.12 * LIFE_S - 1  # between two renewals of a ticket; whole seconds are cut off
+PATIENT_S = 60.0
 
 
 @pytest.fixture(scope="module")
@@ -73,48 +76,65 @@ async def test_an_add_is_seen_by_the_others_at_once_and_so_is_its_removal(three,
     assert await second.get(uid_of("games"), auth=node) is None
 
 
+async def until_they_agree(realm, before, three, *, lost: int = 0) -> Counter[str]:
+    """Wait until what the KDC has renewed is stored but for ``lost``; the log of a renewal comes after the KDC's."""
+    end = time.monotonic() + PATIENT_S
+    while True:
+        stored = renewals_stored(three)  # first: what is stored then was asked for before
+        done = renewals_at_kdc(realm) - before
+        assert stored - done == Counter(), f"asked the KDC {done}, stored {stored}"
+        if sum((done - stored).values()) <= lost:
+            return done
+        assert time.monotonic() < end, f"asked the KDC {done}, stored {stored}"
+        await asyncio.sleep(0.05)
+
+
+async def until_all_have(realm, before, count: int) -> None:
+    """Wait until the KDC has renewed each ticket so often."""
+    end = time.monotonic() + PATIENT_S
+    while any((done := renewals_at_kdc(realm) - before)[owner] < count for owner in OWNERS):
+        assert time.monotonic() < end, f"{done} in {PATIENT_S} s"
+        await asyncio.sleep(0.2)
+
+
 async def test_each_renewal_is_done_once_and_a_dead_daemons_work_is_taken_over(three, realm, folder, node):
     before = renewals_at_kdc(realm)
-    tickets = {owner: login(folder, owner, lifetime_s=LIFE_S, renew_s=300) for owner in OWNERS}
     began = time.monotonic()
-    for number, cred in enumerate(tickets.values()):
+    for number, owner in enumerate(OWNERS):
+        cred = login(folder, owner, lifetime_s=LIFE_S, renew_s=600)
         await three[number % 3].client().add(cred, auth=node)
-    await asyncio.sleep(1.7 * LIFE_S)
+    await until_all_have(realm, before, 3)
+    done = await until_they_agree(realm, before, three)
     elapsed = time.monotonic() - began
-    done, stored = renewals_at_kdc(realm) - before, renewals_stored(three)
-    # The log of a renewal comes a moment after the KDC's.
-    assert sum((done - stored).values()) <= 1, f"asked the KDC {done}, stored {stored}"
-    assert stored - done == Counter(), f"asked the KDC {done}, stored {stored}"
     for owner in OWNERS:
-        assert 2 <= done[owner] <= elapsed / (0.4 * LIFE_S - 1) + 1, (
-            f"{owner}: {done[owner]} renewals in {elapsed:.1f} s"
-        )
+        assert done[owner] <= elapsed / SOONEST_S + 1, f"{owner}: {done[owner]} renewals in {elapsed:.1f} s"
     shares = [len(daemon.lines("renew.done")) for daemon in three]
     assert all(shares), f"one did nothing: {shares}"
 
     three[0].kill()
-    died, alive = time.time(), three[1].client()
-    while time.time() < died + 1.7 * LIFE_S:
+    died, alive, at_death = time.time(), three[1].client(), max(done.values())
+    renewed = asyncio.create_task(until_all_have(realm, before, at_death + 2))
+    while not renewed.done():
         for owner in OWNERS:
             cred = await alive.get(uid_of(owner), auth=node)
             assert cred is not None, f"{owner} gone {time.time() - died:.1f} s after the death"
             assert cred.times.endtime > time.time(), f"{owner} expired {time.time() - died:.1f} s after the death"
         await asyncio.sleep(0.3)
-    done, stored = renewals_at_kdc(realm) - before, renewals_stored(three)
-    assert sum((done - stored).values()) <= 8 + 1, "only what the dead one was at may have been asked for twice"
-    for owner in OWNERS:
-        assert done[owner] >= 4, f"{owner}: {done[owner]}"
+    await renewed
+    # Only what the dead one was at, in four threads, may have been asked for twice.
+    await until_they_agree(realm, before, three, lost=4)
 
 
 async def test_a_claim_of_one_that_died_in_the_middle_is_taken_over_within_seconds(three, realm, folder, node):
-    """Frozen KDC: all that is due is claimed by somebody; one dies with its claims; the KDC comes back."""
-    tickets = {owner: login(folder, owner, lifetime_s=20, renew_s=300) for owner in OWNERS}
+    """Frozen KDC: all that is due is claimed by somebody; two die with their claims; the KDC comes back."""
+    life_s = 40
+    tickets = {owner: login(folder, owner, lifetime_s=life_s, renew_s=300) for owner in OWNERS}
     for cred in tickets.values():
         await three[0].client().add(cred, auth=node)
-    start = time.time()
     realm.pause()
     try:
-        await asyncio.sleep(start + 12.5 - time.time())
+        latest = max(cred.times.starttime for cred in tickets.values()) + 0.18 * life_s
+        await asyncio.sleep(latest + 1.5 - time.time())
         for one in three[:2]:
             one.kill()
     finally:
@@ -122,7 +142,8 @@ async def test_a_claim_of_one_that_died_in_the_middle_is_taken_over_within_secon
     killed = time.time()
     old = {owner: cred.times.endtime for owner, cred in tickets.items()}
     while old:
-        assert time.time() < killed + 6.4, f"not renewed {time.time() - killed:.1f} s after the death: {old}"
+        # 4 s until a claim runs out and 1 s until that is noticed, on a machine that has nothing else to do.
+        assert time.time() < killed + 25, f"not renewed {time.time() - killed:.1f} s after the death: {old}"
         for owner in list(old):
             cred = await three[2].client().get(uid_of(owner), auth=node)
             assert cred is not None, owner
