@@ -17,9 +17,9 @@ import sys
 from collections.abc import Awaitable, Callable
 
 from hipercow_slurm import log
-from hipercow_slurm.errors import Error
+from hipercow_slurm.errors import Error, InternalError
 
-PR_SET_DUMPABLE = 4  # <linux/prctl.h>
+PR_SET_PDEATHSIG, PR_SET_DUMPABLE = 1, 4  # <linux/prctl.h>
 
 
 def run(program: str, main: Callable[[asyncio.Event], Awaitable[None]], *, small: bool = False) -> None:
@@ -61,6 +61,17 @@ def protect_memory() -> None:
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
+
+
+def die_with_parent(number: signal.Signals) -> None:
+    """Have the kernel send us this signal when the process that started us is gone.
+
+    Raises:
+        InternalError: it is gone already, or the kernel refuses.
+    """
+    parent = os.getppid()
+    if ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, number, 0, 0, 0) != 0 or parent != os.getppid():
+        raise InternalError("the process that started this one is gone", code="bug")
 
 
 def give_back_memory() -> None:

@@ -1,7 +1,10 @@
-"""kill -9 in 200 random moments of adds and replaces, on each store; and of PostgreSQL itself."""
+"""kill -9 in 200 random moments of adds and replaces, on each store; of PostgreSQL; of one process of several."""
 
 from __future__ import annotations
 
+import os
+import random
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -39,6 +42,27 @@ async def test_200_kills_on_postgresql(folder: Path, tgt: dict[str, KrbCred], po
     with Auksd(folder / "postgresql", folder, renew="enabled = false", store=postgres_url) as auksd:
         total = await survive_kills(auksd, tgt, KILLS, auksd.kill, auksd.start)
         print(f"{KILLS} kills amid {total} acknowledged adds on PostgreSQL: none lost, none half-written")
+
+
+async def test_100_kills_of_one_of_several_processes(folder: Path, tgt: dict[str, KrbCred]) -> None:
+    """The one that has the store in every third case, else one of those that have the connections."""
+    with Auksd(folder / "processes", folder, extra="processes = 2", renew="enabled = false") as auksd:
+
+        def kill() -> None:
+            victim = random.choice([*auksd.fronts(), None])
+            if victim is None:
+                auksd.kill()
+            else:
+                os.kill(victim, signal.SIGKILL)
+
+        def start() -> None:
+            assert auksd.process is not None
+            if auksd.process.poll() is not None:
+                auksd.start()
+            auksd.fronts()
+
+        total = await survive_kills(auksd, tgt, KILLS // 2, kill, start)
+        print(f"{KILLS // 2} kills of processes amid {total} acknowledged adds: none lost, none half-written")
 
 
 async def test_100_kills_of_postgresql_itself(folder: Path, tgt: dict[str, KrbCred], postgres_server: Postgres) -> None:

@@ -1,5 +1,6 @@
 """A real auksd process in a real realm, for tests to talk to, stop and kill.
 
+AUKSD_EXTRA="processes = 2" pytest tests/kdc/test_auksd*.py runs every daemon of these tests with that line in [auksd].
 The accounts are ones every Debian has: who owns a credential is decided by getpwnam, and that is not replaced here.
 """
 
@@ -28,6 +29,7 @@ SERVICE = "auks/head.test"
 USERS = ("games", "news", "backup")
 NOBODY = "nosuchaccount"  # a principal without a local account
 START_S = 60.0
+EVERYWHERE = os.environ.get("AUKSD_EXTRA", "")
 
 ACL = r"""
 rule { principal = ^host/[a-z0-9.]+@REALM\.TEST$ ; host = * ; role = admin ; }
@@ -100,6 +102,7 @@ acl = "{folder / "auksd.acl"}"
 store = "{store or folder / "creds.db"}"
 key_file = "{self.key_file}"
 {extra}
+{EVERYWHERE}
 [renew]
 {renew}
 """
@@ -135,6 +138,33 @@ key_file = "{self.key_file}"
         with contextlib.suppress(ProcessLookupError):
             self.process.send_signal(number)
         return self.process.wait(30)
+
+    def fronts(self, number: int = 2) -> list[int]:
+        """The pids of its front processes, once there are so many that serve."""
+        assert self.process is not None
+        pid, end = self.process.pid, time.monotonic() + START_S
+        while True:
+            found = [int(one) for one in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+            serving = [one for one in found if self._listens(one)]
+            if len(serving) == number:
+                return serving
+            assert time.monotonic() < end, f"{serving} of {found} serve:\n{self.log}"
+            time.sleep(0.02)
+
+    def _listens(self, pid: int) -> bool:
+        """It has come so far as to watch the listening socket, which it was born with."""
+        with contextlib.suppress(OSError):
+            inode = next(
+                line.split()[9]
+                for line in Path("/proc/net/tcp").read_text().splitlines()[1:]
+                if line.split()[3] == "0A" and int(line.split()[1].split(":")[1], 16) == self.port
+            )
+            handles = [one for one in Path(f"/proc/{pid}/fd").iterdir() if one.readlink().name == f"socket:[{inode}]"]
+            for info in Path(f"/proc/{pid}/fdinfo").iterdir():
+                text = info.read_text()
+                if any(re.search(rf"^tfd:\s+{one.name}\s", text, re.MULTILINE) for one in handles):
+                    return True
+        return False
 
     def kill(self) -> None:
         self.stop(signal.SIGKILL)

@@ -15,7 +15,7 @@ def server(listen: str, *, share_port: bool) -> Server:
     """One that can listen; nobody connects, so nothing behind it is needed."""
     config = Auksd(keytab="", store="", key_file="", listen=listen, share_port=share_port)
     nothing: Any = None
-    return Server(config, nothing, nothing, nothing)
+    return Server(config, nothing, nothing)
 
 
 async def test_instances_share_a_port_when_told_to() -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
 import os
 import signal
 import sys
@@ -19,9 +18,8 @@ from pathlib import Path
 from hipercow_slurm import daemon, log
 from hipercow_slurm.api import server
 from hipercow_slurm.api.config import Config
-from hipercow_slurm.errors import ConfigError, InternalError
+from hipercow_slurm.errors import ConfigError
 
-_PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 _READY_S = 60.0
 _END_S = 15.0
 _AGAIN_S = 1.0
@@ -151,9 +149,7 @@ class Place:
     def __init__(self, text: str) -> None:
         number, _, pipe = text.partition(":")
         self.number, self._pipe = int(number), int(pipe)
-        parent = os.getppid()
-        if ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0) != 0 or parent != os.getppid():
-            raise InternalError("the API's supervisor is gone", code="bug")
+        daemon.die_with_parent(signal.SIGTERM)
         os.set_inheritable(self._pipe, False)
 
     def ready(self) -> None:

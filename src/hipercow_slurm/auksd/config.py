@@ -61,6 +61,7 @@ class Auksd(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         listen: IPv4 address and port; AUKS has no IPv6.
         share_port: let further instances on this host listen on the same address and port, each on a core of its own;
             the kernel spreads connections. Only for instances of one shared store.
+        processes: how many serve the port; more than one are front processes beside the one that has the store.
         connections, connections_per_peer: at these many, the oldest connection without a request yet is closed
             for a new one; if there is none, the new one is.
         handshake_timeout_s: from accept to the first request.
@@ -76,6 +77,7 @@ class Auksd(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     import_dir: str | None = None
     listen: str = "0.0.0.0:12345"
     share_port: bool = False
+    processes: int = 1
     connections: int = 4096
     connections_per_peer: int = 1024
     handshake_timeout_s: float = 10.0
@@ -191,6 +193,7 @@ def load(path: Path, *, state: Path | None = None) -> Config:
     if found.nodes is not None:
         found.nodes.names()
     section, renew = found.auksd, found.renew
+    _check(path, "auksd.processes", 1 <= section.processes <= 64)
     _check(path, "auksd.connections", section.connections > 0 and section.connections_per_peer > 0)
     _check(path, "auksd.handshake_timeout_s", section.handshake_timeout_s > 0 and section.idle_timeout_s > 0)
     _check(path, "auksd.drain_timeout_s", section.drain_timeout_s >= 0)

@@ -4,21 +4,22 @@ Rule 1: what can be answered at once is answered in the callback that brought it
 tenth of a millisecond, and a task of its own would double that. What waits (for a commit, slurmctld, the disk of the
 audit log) is a task; until it has ended the next request stays in the session's buffer.
 Rule 2: the event loop belongs to all: after ``AT_ONCE`` requests of one peer the others have their turn.
+
+Who decides is a subclass's matter: the service of this process (``Answering``), or of another one (``front.py``).
 """
 
 from __future__ import annotations
 
 import asyncio
 import math
-import socket
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterator
 from typing import TYPE_CHECKING, Any, cast
 
 from hipercow_slurm.auksd.dumping import Dump
-from hipercow_slurm.auksd.service import Requester
+from hipercow_slurm.auksd.service import Requester, Service
 from hipercow_slurm.errors import Error
 from hipercow_slurm.wire.frames import MAX_FRAME
-from hipercow_slurm.wire.messages import Reply
+from hipercow_slurm.wire.messages import Reply, Request
 from hipercow_slurm.wire.session import Authenticated, Ended, Malformed, ServerEvent, ServerSession
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ class Connection(asyncio.Protocol):
 
     __slots__ = (
         "_acceptor",
+        "_busy",
         "_closing",
         "_full",
         "_lost",
@@ -48,7 +50,6 @@ class Connection(asyncio.Protocol):
         "_session",
         "_task",
         "_transport",
-        "_who",
         "deadline",
         "peer",
         "proven",
@@ -56,11 +57,11 @@ class Connection(asyncio.Protocol):
 
     _transport: asyncio.Transport
     _session: ServerSession
-    _who: Requester
 
     def __init__(self, server: Server) -> None:
         self._server = server
-        self._task: asyncio.Task[None] | None = None  # makes the reply that has to be waited for
+        self._busy = False  # a reply has to be waited for
+        self._task: asyncio.Task[None] | None = None  # makes it
         self._room: asyncio.Future[None] | None = None  # that task waits for the peer to take what was written
         self._full = False  # the peer does not take its replies
         self._paused = self._closing = self._lost = False
@@ -85,7 +86,7 @@ class Connection(asyncio.Protocol):
             self.abort()
             return
         self.deadline = server.now() + server.config.handshake_timeout_s
-        self._acceptor = server.make_acceptor(socket.inet_aton(ours[0]), socket.inet_aton(peer))
+        self._acceptor = server.acceptor(ours[0], peer)
         self._session = ServerSession(self._acceptor)
 
     def data_received(self, data: bytes) -> None:
@@ -93,7 +94,7 @@ class Connection(asyncio.Protocol):
         if self._closing:
             return
         self._session.receive(data)
-        if self._task is None:
+        if not self._busy:
             self._go()
         if not self._paused and self._session.buffered > 2 * MAX_FRAME:
             self._paused = True
@@ -103,7 +104,7 @@ class Connection(asyncio.Protocol):
         """The peer will send no more, but may still want its answers."""
         if not self._closing:
             self._session.receive(b"")
-            if self._task is None:
+            if not self._busy:
                 self._go()
         return True
 
@@ -116,7 +117,7 @@ class Connection(asyncio.Protocol):
         self._full = False
         if self._room is not None and not self._room.done():
             self._room.set_result(None)
-        if self._task is None:
+        if not self._busy:
             self._go()
 
     def connection_lost(self, _error: Exception | None) -> None:
@@ -126,14 +127,14 @@ class Connection(asyncio.Protocol):
         self._server.leave(self)
         if self._room is not None and not self._room.done():
             self._room.set_result(None)
-        if entered and self._task is None:
+        if entered and not self._busy:
             self._acceptor.close()
 
     # What the server calls
 
     def finish(self) -> None:
         """Close now, or after the reply that is being made."""
-        if self._task is None:
+        if not self._busy:
             self._close()
 
     def abort(self) -> None:
@@ -148,7 +149,7 @@ class Connection(asyncio.Protocol):
         """Take what has come, until bytes are missing or something must be waited for."""
         try:
             for _ in range(AT_ONCE):
-                if self._closing or self._full or self._task is not None:
+                if self._closing or self._full or self._busy:
                     return
                 event = self._session.next_event()
                 if event is None:
@@ -166,24 +167,26 @@ class Connection(asyncio.Protocol):
             self._close()
 
     def _take(self, event: ServerEvent) -> None:
-        service = self._server.service
         if isinstance(event, Authenticated):
             self._write(self._session.outgoing())
-            who = service.requester(event.client, self.peer)
-            if who is None:
-                self._later(service.turned_away(event.client, self.peer), last=True)
-            else:
-                self._who = who
+            self._greet(event.client)
         elif isinstance(event, Ended):
             self._close()
         else:
             self.proven = True
-            reply = None if isinstance(event, Malformed) else service.answer_now(self._who, event)
-            if reply is None:
-                self._later(self._answer(event))
-            else:
-                self._write(self._session.send(reply))
-                self.deadline = self._server.now() + self._server.config.idle_timeout_s
+            self._decide(event)
+
+    def _greet(self, client: str) -> None:
+        """The peer has proved to be ``client``."""
+        raise NotImplementedError
+
+    def _decide(self, event: Request | Malformed) -> None:
+        """Answer a request, now or later."""
+        raise NotImplementedError
+
+    def _answered(self, data: bytes) -> None:
+        self._write(data)
+        self.deadline = self._server.now() + self._server.config.idle_timeout_s
 
     def _need_more(self) -> None:
         if out := self._session.outgoing():
@@ -194,6 +197,7 @@ class Connection(asyncio.Protocol):
 
     def _later(self, work: Coroutine[Any, Any, None], *, last: bool = False) -> None:
         """Have ``work`` done, then go on, or close after it."""
+        self._busy = True
         self.deadline = math.inf
         self._task = asyncio.get_running_loop().create_task(self._wait_for(work, last=last))
 
@@ -206,7 +210,11 @@ class Connection(asyncio.Protocol):
             self._server.log.exception("auksd.bug", peer=self.peer)
             last = True
         finally:
-            self._task = None
+            self._busy, self._task = False, None
+        self._continue(last=last)
+
+    def _continue(self, *, last: bool = False) -> None:
+        """A reply was waited for and is on its way."""
         if self._lost:
             self._acceptor.close()
         elif last or self._server.draining:
@@ -214,27 +222,11 @@ class Connection(asyncio.Protocol):
         else:
             self._go()
 
-    async def _answer(self, event: ServerEvent) -> None:
-        service = self._server.service
-        if isinstance(event, Malformed):
-            reply: Reply | Dump = await service.malformed(self._who, event.why)
-        else:
-            assert not isinstance(event, Authenticated | Ended)
-            reply = await service.answer(self._who, event)
-        if isinstance(reply, Dump):
-            await self._send_dump(reply)
-        else:
-            await self._send(self._session.send(reply))
-
-    async def _send_dump(self, dump: Dump) -> None:
+    async def _send_pieces(self, pieces: Iterator[bytes | bytearray]) -> None:
         """Send tens of megabytes, made and encrypted in threads as the peer takes them."""
         run, until = self._server.workers.run, self._server.now() + DUMP_S
-        try:
-            pieces = self._session.send_dump(dump)
-            while (piece := await run(next, pieces, None)) is not None and not self._lost:
-                await self._send(piece, until=until)
-        finally:
-            await run(dump.close)
+        while (piece := await run(next, pieces, None)) is not None and not self._lost:
+            await self._send(piece, until=until)
 
     async def _send(self, data: bytes | bytearray, *, until: float = math.inf) -> None:
         """Hand ``data`` to the transport, and wait while the peer does not take it."""
@@ -257,3 +249,45 @@ class Connection(asyncio.Protocol):
         """Close when everything written has been sent."""
         self._closing = True
         self._transport.close()
+
+
+class Answering(Connection):
+    """A peer that is answered by ``service``."""
+
+    __slots__ = ("_service", "_who")
+
+    _who: Requester
+
+    def __init__(self, server: Server, service: Service) -> None:
+        super().__init__(server)
+        self._service = service
+
+    def _greet(self, client: str) -> None:
+        who = self._service.requester(client, self.peer)
+        if who is None:
+            self._later(self._service.turned_away(client, self.peer), last=True)
+        else:
+            self._who = who
+
+    def _decide(self, event: Request | Malformed) -> None:
+        reply = None if isinstance(event, Malformed) else self._service.answer_now(self._who, event)
+        if reply is None:
+            self._later(self._answer(event))
+        else:
+            self._answered(self._session.send(reply))
+
+    async def _answer(self, event: Request | Malformed) -> None:
+        if isinstance(event, Malformed):
+            reply: Reply | Dump = await self._service.malformed(self._who, event.why)
+        else:
+            reply = await self._service.answer(self._who, event)
+        if isinstance(reply, Dump):
+            await self._send_dump(reply)
+        else:
+            await self._send(self._session.send(reply))
+
+    async def _send_dump(self, dump: Dump) -> None:
+        try:
+            await self._send_pieces(self._session.send_dump(dump))
+        finally:
+            await self._server.workers.run(dump.close)

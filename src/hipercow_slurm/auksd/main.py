@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
-import resource
 import signal
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -15,21 +14,22 @@ from hipercow_slurm.audit import AuditLog
 from hipercow_slurm.auksd import acl, config, from_auks, importing, rules, running
 from hipercow_slurm.auksd.accounts import Accounts
 from hipercow_slurm.auksd.config import Config
+from hipercow_slurm.auksd.connection import Answering
 from hipercow_slurm.auksd.from_auks import FromAuks
+from hipercow_slurm.auksd.fronts import Fronts
 from hipercow_slurm.auksd.keykeeper import KeyKeeper
 from hipercow_slurm.auksd.ledger import Ledger
 from hipercow_slurm.auksd.metrics import AuksdMetrics
 from hipercow_slurm.auksd.renewer import renew_at_kdc
 from hipercow_slurm.auksd.retention import Retention
 from hipercow_slurm.auksd.running import Running
-from hipercow_slurm.auksd.server import Server
+from hipercow_slurm.auksd.server import Server, allow_files
 from hipercow_slurm.auksd.service import Service
 from hipercow_slurm.auksd.sharing import make_renewer
 from hipercow_slurm.auksd.vitals import Vitals
 from hipercow_slurm.auksd.workers import Workers
 from hipercow_slurm.errors import ConfigError
 from hipercow_slurm.krb5 import krbcred
-from hipercow_slurm.krb5.auth import Acceptor
 from hipercow_slurm.store.base import Store
 from hipercow_slurm.store.choose import is_postgres, open_store
 from hipercow_slurm.store.envelope import read_key_file
@@ -37,7 +37,6 @@ from hipercow_slurm.store.envelope import read_key_file
 LOOKUP_THREADS = 4  # may all hang in NSS without anything else waiting
 BULK_THREADS = 2  # dumps, counts
 END_S = 5.0
-RESERVED_FILES = 64  # descriptors that are not connections
 
 
 def check(path: Path, *, state: Path | None = None) -> list[str]:
@@ -149,8 +148,7 @@ async def _run(
         lambda entry: service.forgotten(entry),
     )
     service = Service(store, allowed, accounts, renewer, bulk, krbcred.parse, jobs, ledger, touch=retention.touch)
-    server = Server(section, service, lambda ours, theirs: _acceptor(server.config, ours, theirs), bulk)
-    server.most = _allow_files(section.connections)
+    server = _server(section, service, bulk)
     parts = Running(
         path, state, found, store, service, server, renewer, retention, jobs, vitals, audit, bulk, _check_keytab
     )
@@ -191,6 +189,15 @@ async def _run(
             raise problem
 
 
+def _server(section: config.Auksd, service: Service, bulk: Workers) -> Server | Fronts:
+    """What serves the port."""
+    if section.processes > 1:
+        return Fronts(section, service, bulk)
+    server = Server(section, lambda server: Answering(server, service), bulk)
+    server.most = allow_files(section.connections)
+    return server
+
+
 def _on(number: signal.Signals) -> asyncio.Event:
     """An event that the signal sets."""
     event = asyncio.Event()
@@ -211,25 +218,8 @@ def _findings(found: Config) -> list[str]:
     return [*found.findings] if isinstance(found, FromAuks) else []
 
 
-def _acceptor(section: config.Auksd, ours: bytes, theirs: bytes) -> Acceptor:
-    return Acceptor(section.keytab, section.principal, local=ours, remote=theirs)
-
-
 def _check_keytab(path: str) -> None:
     if not os.access(path.removeprefix("FILE:"), os.R_OK):
         raise ConfigError(
             f"cannot read the keytab {path}", code="keytab", hint="kadmin: ktadd -k " + path + " auks/HOST"
         )
-
-
-def _allow_files(connections: int) -> int:
-    """Raise the soft limit of open files to what the connections need; how many there is room for, said if too few."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = connections + RESERVED_FILES
-    if soft == resource.RLIM_INFINITY or soft >= wanted:
-        return connections
-    allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
-    if allowed < wanted:
-        log.get().warning("auksd.files", limit=allowed, wanted=wanted)
-    return max(1, allowed - RESERVED_FILES)

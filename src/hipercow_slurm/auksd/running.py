@@ -17,6 +17,7 @@ from hipercow_slurm.audit import AuditLog
 from hipercow_slurm.auksd import acl, config, rules
 from hipercow_slurm.auksd.acl import Role
 from hipercow_slurm.auksd.config import Config
+from hipercow_slurm.auksd.fronts import Fronts
 from hipercow_slurm.auksd.jobs import Jobs, check_names
 from hipercow_slurm.auksd.renewer import Renewer
 from hipercow_slurm.auksd.retention import Retention
@@ -28,7 +29,7 @@ from hipercow_slurm.errors import Error
 from hipercow_slurm.metrics import Check
 from hipercow_slurm.store.base import Entry, Store
 
-FIXED = ("listen", "share_port", "store", "key_file", "import_dir")  # of [auksd]: a change needs a restart
+FIXED = ("listen", "share_port", "processes", "store", "key_file", "import_dir")  # of [auksd]: a change needs a restart
 FIXED_SECTIONS = ("renew", "audit", "metrics")
 LATE_S = 60.0  # a renewal so late is worth an operator's look
 
@@ -76,7 +77,7 @@ class Running:
     found: Config
     store: Store
     service: Service
-    server: Server
+    server: Server | Fronts
     renewer: Renewer
     retention: Retention
     jobs: Jobs
@@ -132,8 +133,9 @@ class Running:
         except Error as error:
             log.get().error("auksd.reload_failed", code=error.code, why=error.message, hint=error.hint)
 
-    def statistics(self) -> None:
+    async def statistics(self) -> None:
         """USR2: one log line of numbers."""
+        await self._count_connections()
         log.get().info(
             "auksd.statistics",
             connections=len(self.server),
@@ -150,6 +152,8 @@ class Running:
             "kdc": self.vitals.kdc_health(),
             "renewals": Check(late_s <= LATE_S, f"the most overdue one is {late_s:.0f} s late"),
         }
+        if isinstance(self.server, Fronts):
+            checks["fronts"] = self.server.health()
         if asks_slurm(self.found, self.service.acl):
             checks["oracle"] = self.jobs.health()
         if self.audit is not None:
@@ -171,7 +175,12 @@ class Running:
         entries = await all_entries(self.store, self.workers)
         metrics.count_tickets((entry.times.endtime for entry in entries), time.time())
         metrics.oldest_due.set(self.renewer.late_s())
+        await self._count_connections()
         metrics.connections.set(len(self.server))
+
+    async def _count_connections(self) -> None:
+        if isinstance(self.server, Fronts):
+            await self.server.count()
 
     async def stop(self) -> None:
         """Stop what ``watch_slurm`` began."""

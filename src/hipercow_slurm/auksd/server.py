@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import resource
 import socket
 import sys
 import time
@@ -21,33 +22,48 @@ from collections.abc import Callable
 from hipercow_slurm import log
 from hipercow_slurm.auksd.config import Auksd
 from hipercow_slurm.auksd.connection import Connection
-from hipercow_slurm.auksd.service import Service
 from hipercow_slurm.auksd.workers import Workers
 from hipercow_slurm.errors import UnavailableError
-from hipercow_slurm.wire.sendauth import Acceptor
+from hipercow_slurm.krb5.auth import Acceptor
 
 BACKLOG = 4096
 SWEEP_S = 1.0
+RESERVED_FILES = 64  # descriptors that are not connections
 
-# Makes the crypto object of a connection from its two IPv4 addresses (ours, the peer's), 4 octets each.
-MakeAcceptor = Callable[[bytes, bytes], Acceptor]
+
+def bound(config: Auksd) -> socket.socket:
+    """The socket to listen on.
+
+    Raises:
+        UnavailableError: ``cannot-listen``.
+    """
+    sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if config.share_port:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # accepted sockets inherit it
+        sock.bind(config.address())
+        sock.setblocking(False)
+    except OSError as error:
+        sock.close()
+        raise UnavailableError(f"cannot listen on {config.listen}: {error}", code="cannot-listen") from error
+    return sock
 
 
 class Server:
     """Listens and keeps the connections.
 
     Args:
-        config: limits and deadlines.
-        service: decides.
-        make_acceptor: cryptography.
+        config: keytab, limits and deadlines; may be replaced while running.
+        connect: makes the connection of each peer.
         workers: threads that seal dumps.
     """
 
-    def __init__(self, config: Auksd, service: Service, make_acceptor: MakeAcceptor, workers: Workers) -> None:
+    def __init__(self, config: Auksd, connect: Callable[[Server], Connection], workers: Workers) -> None:
         self.config = config
-        self.service = service
-        self.make_acceptor = make_acceptor
         self.workers = workers
+        self._connect = connect
         self.log = log.get()
         self.draining = False
         self.now = time.monotonic  # the event loop's once it runs
@@ -60,26 +76,16 @@ class Server:
         self._sweeper: asyncio.Task[None] | None = None
         self._empty = asyncio.Event()
 
-    async def start(self) -> tuple[str, int]:
-        """Listen; returns address and port.
+    async def start(self, sock: socket.socket | None = None) -> tuple[str, int]:
+        """Listen, on ``sock`` or what the configuration says; returns address and port.
 
         Raises:
             UnavailableError: ``cannot-listen``.
         """
         loop = asyncio.get_running_loop()
         self.now = loop.time
-        sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-        try:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if self.config.share_port:
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # accepted sockets inherit it
-            sock.bind(self.config.address())
-            sock.setblocking(False)
-        except OSError as error:
-            sock.close()
-            raise UnavailableError(f"cannot listen on {self.config.listen}: {error}", code="cannot-listen") from error
-        self._listener = await loop.create_server(lambda: Connection(self), sock=sock, backlog=BACKLOG)
+        sock = sock or bound(self.config)
+        self._listener = await loop.create_server(lambda: self._connect(self), sock=sock, backlog=BACKLOG)
         self._sweeper = loop.create_task(self._sweep())
         host, port = own = sock.getsockname()
         self.own = None if host == "0.0.0.0" else own  # noqa: S104  # nothing is bound here
@@ -109,6 +115,11 @@ class Server:
     def proven(self) -> int:
         """Connections that have made a request."""
         return sum(connection.proven for connection in self._connections)
+
+    def acceptor(self, ours: str, theirs: str) -> Acceptor:
+        """The crypto object of a connection between these two IPv4 addresses."""
+        config = self.config
+        return Acceptor(config.keytab, config.principal, local=socket.inet_aton(ours), remote=socket.inet_aton(theirs))
 
     def enter(self, connection: Connection) -> bool:
         """Take a new connection in, making room if need be; False when there is none."""
@@ -160,3 +171,16 @@ class Server:
             for peer, count in self._closed_early.items():
                 self.log.warning("auksd.closed_unproven", peer=peer, count=count)
             self._closed_early.clear()
+
+
+def allow_files(connections: int) -> int:
+    """Raise the soft limit of open files to what the connections need; how many there is room for, said if too few."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = connections + RESERVED_FILES
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return connections
+    allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+    if allowed < wanted:
+        log.get().warning("auksd.files", limit=allowed, wanted=wanted)
+    return max(1, allowed - RESERVED_FILES)

@@ -90,6 +90,7 @@ def signer(config_path: Path, act: str | None) -> None:
     help="Where the store is when the configuration is an auks.conf.  [default: $STATE_DIRECTORY, "
     "/var/lib/hipercow-slurm/auksd]",
 )
+@click.option("--front", metavar="PLACE", hidden=True)
 @click.option("-F", "foreground", is_flag=True, help="Accepted; it always stays in the foreground.")
 @click.option("-v", "verbose", count=True, help="Accepted; every decision is logged.")
 @click.option("-d", "debug", count=True, help="Accepted; every decision is logged.")
@@ -99,10 +100,18 @@ def auksd(
     folder: Path | None,
     rotate_key: bool,
     state: Path | None,
+    front: str | None,
     **_as_auksd: int,
 ) -> None:
     """Run the credential cache until it is told to stop (TERM)."""
     from hipercow_slurm import daemon
+
+    if front is not None:
+        from hipercow_slurm.auksd.front import serve
+
+        place = front
+        daemon.run("auksd", lambda stop: serve(place, stop))
+        return
     from hipercow_slurm.auksd import main
 
     if check_config:

@@ -11,7 +11,7 @@ goes on, as with the original; a frame that does not open ends it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain
 
@@ -130,16 +130,24 @@ class ServerSession:
 
     def send(self, reply: Reply) -> bytes:
         """The bytes that carry ``reply``."""
+        return self.send_encoded(messages.encode(reply))
+
+    def send_encoded(self, reply: bytes) -> bytes:
+        """The bytes that carry a reply which was encoded elsewhere."""
         if not self._open:
             raise InternalError("reply before the end of the handshake")
-        return frame(self._acceptor.seal(messages.encode(reply)))
+        return frame(self._acceptor.seal(reply))
 
     def send_dump(self, dump: DumpOut) -> Iterator[bytes | bytearray]:
         """The bytes that carry a dump, in pieces; send all of them before anything else."""
+        return self.send_in_pieces(dump.length, dump.content())
+
+    def send_in_pieces(self, length: int, content: Iterable[bytes]) -> Iterator[bytes | bytearray]:
+        """As ``send_encoded``, for a reply of ``length`` octets that comes in pieces; see ``send_dump``."""
         if not self._open:
             raise InternalError("reply before the end of the handshake")
-        length, pieces = self._acceptor.seal_in_pieces(dump.length, dump.content())
-        return chain((frame_head(length),), pieces)
+        whole, pieces = self._acceptor.seal_in_pieces(length, content)
+        return chain((frame_head(whole),), pieces)
 
 
 class ClientSession:
