@@ -214,6 +214,44 @@ def test_a_job_with_a_tmp_of_its_own(sandbox: Sandbox, alice: LoginNode) -> None
     assert lost.returncode != 0, f"this test proves nothing: /tmp is not private here: {lost}"
 
 
+@contextmanager
+def slurms_own_private_tmp(sandbox: Sandbox) -> Iterator[None]:
+    """JobContainerType=job_container/tmpfs, then as it was."""
+    path = "/etc/slurm/slurm.conf"
+    hosts, services = sandbox.options.slurm_hosts, ("slurmctld", "slurmd@c1")
+    before = {host: sandbox.read(host, path) for host in hosts}
+    for host in hosts:
+        sandbox.run(host, ["tee", path], input=before[host] + "\nJobContainerType=job_container/tmpfs\n")
+        sandbox.run(host, ["tee", "/etc/slurm/job_container.conf"], input="AutoBasePath=true\nBasePath=/run/job-tmp\n")
+    for service in services:
+        sandbox.service(service).restart()
+    try:
+        yield
+    finally:
+        for host in hosts:
+            sandbox.run(host, ["tee", path], input=before[host])
+        for service in services:
+            sandbox.service(service).restart()
+
+
+def test_a_tmp_that_slurm_makes_for_each_job(sandbox: Sandbox, alice: LoginNode, operator: Operator) -> None:
+    """job_container/tmpfs: the job's /tmp is empty, and the ticket, which the agent writes in the node's own mounts,
+    is found in srun, in a batch script and in its steps; gone afterwards. In the node's /tmp it would not be found."""
+    look = "grep -c ' /tmp .*tmpfs' /proc/self/mountinfo; ls -A /tmp | grep -v slurm"
+    with slurms_own_private_tmp(sandbox):
+        lost = sandbox.run("login", ["srun", "-w", "c1", "sh", "-c", f"{look}; {READ}"], user="alice", check=False)
+        assert lost.stdout == "1\n" and lost.returncode != 0, f"/tmp is not private, or the ticket was found: {lost}"
+        with tickets_in(sandbox, "/run/hipercow-slurm/tickets/%u/krb5cc_%j"):
+            assert alice.do("srun", "-w", "c1", "sh", "-c", f"{look}; {READ}").splitlines() == ["1", "secret of alice"]
+            script = f"#!/bin/bash\n{look}\n{READ}\nsrun sh -c 'echo own >/tmp/x; {READ}'\ncat /tmp/x\n"
+            job = alice.sbatch(script, "-w", "c1", "-o", "/home/alice/private-tmp")
+            operator.job_ended(job, within_s=60)
+            said = sandbox.read("login", "/home/alice/private-tmp").split("\n")
+            assert said == ["1", "secret of alice", "secret of alice", "own", ""], said
+            left = ["find", "/run/hipercow-slurm/tickets", "-name", "krb5cc*"]
+            eventually("no ticket is left", lambda: not sandbox.run("c1", left).stdout, within_s=30)
+
+
 def test_an_agent_that_hangs_delays_a_job_no_longer_than_told(sandbox: Sandbox, alice: LoginNode) -> None:
     """The prolog and the step each wait timeout_ms, then the plugin's policy decides; the node stays fine."""
     path, told_s = "/etc/slurm/plugstack.conf", 2.0
