@@ -254,7 +254,7 @@ class Keeper:
         found = Ticket(cred.client, cred.times) if cred is not None else None
         async with self._lock(uid):
             for job in self.jobs.of(uid):
-                if job.ticket is not None and not await self._files(self._present, job):
+                if job.ticket is not None and not await self._files(self._whole, job):
                     job.ticket = None
             jobs, problem = self.jobs.answer(uid, found, time.time())
             if cred is not None and found is not None and jobs:
@@ -358,6 +358,9 @@ class Keeper:
 
     def _present(self, job: Job) -> bool:
         return self._places.present(job.ccache, uid=job.uid, gid=job.gid)
+
+    def _whole(self, job: Job) -> bool:
+        return self._places.whole(job.ccache, uid=job.uid, gid=job.gid)
 
     def _read(self, job: Job) -> bytes | None:
         return self._places.read(job.ccache, uid=job.uid, gid=job.gid)

@@ -86,8 +86,7 @@ class Places:
         """Whether the user's own ccache is there."""
         kind, rest = split(name)
         if kind in FILES:
-            path = rest if kind == "FILE" else f"{rest}/{install.TICKET}"
-            return install.present(path, uid=uid) and not install.destroyed(path, uid=uid)
+            return install.present(_file_of(kind, rest), uid=uid)
         if time.monotonic() - self._seen.get(name, float("-inf")) < LOOK_S:
             return True
         if self.read(name, uid=uid, gid=gid) is None:
@@ -95,16 +94,26 @@ class Places:
         self._seen[name] = time.monotonic()
         return True
 
+    def whole(self, name: str, *, uid: int, gid: int) -> bool:
+        """The same, and it was not emptied; takes longer, so not for each step."""
+        kind, rest = split(name)
+        emptied = kind in FILES and install.destroyed(_file_of(kind, rest), uid=uid)
+        return not emptied and self.present(name, uid=uid, gid=gid)
+
     def read(self, name: str, *, uid: int, gid: int) -> bytes | None:
         """Its content as that of a FILE ccache; None if there is none of the user's."""
         kind, rest = split(name)
         if kind in FILES:
-            return install.read(rest if kind == "FILE" else f"{rest}/{install.TICKET}", uid=uid)
+            return install.read(_file_of(kind, rest), uid=uid)
         try:
             done = _child("read", name, uid=uid, gid=gid)
         except UnavailableError:
             return None
         return done.stdout[:READ_LIMIT] if done.returncode == 0 else None
+
+
+def _file_of(kind: str, rest: str) -> str:
+    return rest if kind == "FILE" else f"{rest}/{install.TICKET}"
 
 
 def _child(
