@@ -41,27 +41,27 @@ def agent(request: pytest.FixtureRequest, site: Site) -> Iterator[Agent]:
             made.ask(f"end {job_id} {GAMES}")
 
 
-def start(agent: Agent, job_id: int) -> str:
-    reply = agent.ask(f"start {job_id} {GAMES} {GAMES}")
+def start(agent: Agent, job_id: int, uid: int = GAMES) -> str:
+    reply = agent.ask(f"start {job_id} {uid} {uid}")
     assert reply.startswith("ok "), (reply, agent.log)
     return reply[3:]
 
 
-def tickets(name: str) -> dict[str, Ticket]:
+def tickets(name: str, uid: int = GAMES) -> dict[str, Ticket]:
     """By server; of two for one server the first, which is the one libkrb5 takes."""
-    content = Places().read(name, uid=GAMES, gid=GAMES)
+    content = Places().read(name, uid=uid, gid=uid)
     assert content is not None, f"{name} is not there"
     return {one.server.partition("@")[0]: one for one in reversed(ccfile.parse(content)[1])}
 
 
-def use(name: str) -> None:
+def use(name: str, uid: int = GAMES) -> None:
     """What rpc.gssd does for an access: take the ticket of the ccache, or get one and put it there."""
-    done = run(name, "kvno", SERVICE)
+    done = run(name, "kvno", SERVICE, uid=uid)
     assert done.returncode == 0, done.stderr
 
 
-def got_with_the_tgt(name: str) -> bool:
-    found = tickets(name)
+def got_with_the_tgt(name: str, uid: int = GAMES) -> bool:
+    found = tickets(name, uid)
     tgt = found["krbtgt/REALM.TEST"]
     return SERVICE in found and found[SERVICE].starttime >= tgt.starttime and found[SERVICE].endtime == tgt.endtime
 
@@ -104,6 +104,31 @@ def test_the_kdc_is_away_when_the_tgt_is_replaced(site: Site, agent: Agent) -> N
         site.realm.start()
     for one in (name, other):
         until("a newer service ticket", lambda: got_with_the_tgt(one), 20)  # noqa: B023
+
+
+def test_every_user_gets_newer_ones_when_the_kdc_is_back(site: Site) -> None:
+    """Who only stood behind the user for whom the KDC was found away is not forgotten."""
+    users = {"games": GAMES, "news": NEWS}
+    with site.agent("several", poll_s=1.0) as agent:
+        names = {}
+        for user, uid in users.items():
+            site.login(user)
+            names[uid] = start(agent, uid, uid)
+            use(names[uid], uid)
+        os.kill(agent.pid, signal.SIGSTOP)
+        time.sleep(1.1)
+        for user in users:
+            site.login(user)
+        site.realm.stop()
+        try:
+            os.kill(agent.pid, signal.SIGCONT)
+            until("replaced", lambda: len(agent.lines("agent.ticket_replaced")) == 2, 20)
+            until("asked", lambda: agent.lines("agent.services_kept"), 20)
+        finally:
+            site.realm.start()
+        for uid in names:
+            until(f"newer ones for {uid}", lambda uid=uid: got_with_the_tgt(names[uid], uid), 30)
+        assert len(agent.lines("agent.services_kept")) == 1, "an outage is said once"
 
 
 def test_nothing_of_another_principal_is_carried_over(site: Site) -> None:

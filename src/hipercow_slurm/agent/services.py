@@ -48,6 +48,7 @@ class Services:
         self._places = places
         self._wanted: dict[int, _Wanted] = {}
         self._not_before = 0.0
+        self._away = False  # the KDC, when it was asked last; said once
 
     def content(self, uid: int, cred: KrbCred, jobs: Sequence[Job]) -> bytes:
         """A FILE ccache with ``cred`` and the service tickets of ``jobs``, all of ``uid`` here (rule 1). Blocks."""
@@ -75,20 +76,24 @@ class Services:
 
     def fetch(self, uid: int) -> list[Ticket]:
         """Rule 2: the new tickets; fewer, or none, if the KDC refuses or is away. Blocks as long as libkrb5 does."""
-        wanted, found = self._wanted.get(uid), []
-        if wanted is None or time.monotonic() < self._not_before:
-            return []
+        wanted, found = self._wanted.get(uid), list[Ticket]()
+        if wanted is None:
+            return found
         tgts = krbcred.tickets(wanted.cred)
         try:
-            for server in list(wanted.servers):
+            # Another uid, for which the KDC was waited for meanwhile, may have found it away.
+            for server in list(wanted.servers) if time.monotonic() >= self._not_before else ():
                 try:
                     found.append(creds.ticket_for(tgts, server))
                 except (AccessError, CredentialError):
                     pass  # it will not give one: the old one is all there is
                 wanted.servers.remove(server)
+                self._away = False
         except Error as error:
             self._not_before = time.monotonic() + RETRY_S
-            log.get().warning("agent.services_kept", uid=uid, servers=len(wanted.servers), why=error.message)
+            if not self._away:
+                log.get().warning("agent.services_kept", uid=uid, servers=len(wanted.servers), why=error.message)
+            self._away = True
         finally:
             wanted.busy = False
         if not wanted.servers and self._wanted.get(uid) is wanted:
