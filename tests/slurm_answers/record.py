@@ -1,7 +1,8 @@
 """Record what a real slurmrestd answers, for tests/unit. Run by hand as root, once per Slurm and API version:
 
     python tests/slurm_answers/record.py 24.11 v0.0.42
-    python tests/slurm_answers/record.py - v0.0.38          # this machine's own Slurm
+    python tests/slurm_answers/record.py - v0.0.38                   # this machine's own Slurm
+    python tests/slurm_answers/record.py 24.11 v0.0.42 accounting    # slurmdbd's alone
 
 It starts a sandbox with that Slurm, adds what the answers need (partitions short and closed, PrivateData=jobs) and runs
 itself again inside, on the head, where slurmrestd and the key of the signer are. The tokens are not recorded.
@@ -190,6 +191,23 @@ def foreign(r: Recorder) -> None:
     r.ask("signal-of-another", "DELETE", f"job/{job}?signal=USR1", user="bob")
 
 
+def accounted(r: Recorder) -> None:
+    """slurmdbd runs, and slurmctld forgets soon: how three jobs ended."""
+    jobs = {code: r.submit(f"past-{code}", script=f"#!/bin/sh\nexit {code}\n") for code in (0, 3)}
+    killed = r.submit("past-cancelled", script=SLEEP)
+    time.sleep(3)
+    r.ask("past-cancel", "DELETE", f"job/{killed}")
+    time.sleep(15)
+    for name, job in (("done", jobs[0]), ("exit-3", jobs[3]), ("cancelled", killed), ("unknown", 99)):
+        r.ask(f"past-{name}", "GET", f"/slurmdb/{r.version}/job/{job}")
+    r.ask("past-token-expired", "GET", f"/slurmdb/{r.version}/job/1", token=r.token("alice", life_s=-60))
+
+
+def accounting_down(r: Recorder) -> None:
+    """slurmdbd is stopped."""
+    r.ask("past-down", "GET", f"/slurmdb/{r.version}/job/1")
+
+
 def down(r: Recorder) -> None:
     """slurmctld is stopped."""
     r.ask("down-job", "GET", "job/1")
@@ -200,7 +218,7 @@ def down(r: Recorder) -> None:
     r.ask("down-submit", "POST", "job/submit", body=r.body("#!/bin/sh\n", {}))
 
 
-def outside(release: str, version: str) -> None:
+def outside(release: str, version: str, only: str = "") -> None:
     """The sandbox, and the files."""
     from hipercow_slurm.testing.sandbox import Sandbox
     from hipercow_slurm.testing.sandbox.layout import PYTHON
@@ -215,7 +233,14 @@ def outside(release: str, version: str) -> None:
             (folder / f"{name}.json").write_text(json.dumps(kept, indent=1) + "\n")
             print(f"{name}: {kept['status']} in {kept['seconds']} s")
 
-    with Sandbox(slurm=None if release == "-" else release, programs=["signer"]) as sandbox:
+    slurm = None if release == "-" else release
+    with Sandbox(slurm=slurm, programs=["signer"], accounting=True) as sandbox:
+        run("accounted")
+        sandbox.service("slurmdbd").stop()
+        run("accounting_down")
+    if only == "accounting":
+        return
+    with Sandbox(slurm=slurm, programs=["signer"]) as sandbox:
         for host in sandbox.options.slurm_hosts:
             sandbox.run(host, ["sh", "-c", "cat >>/etc/slurm/slurm.conf"], input=CONF)
         sandbox.service("slurmctld").restart()
@@ -227,7 +252,8 @@ def outside(release: str, version: str) -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) == 3 and sys.argv[2] in ("up", "foreign", "down"):
-        {"up": up, "foreign": foreign, "down": down}[sys.argv[2]](Recorder(sys.argv[1]))
+    phases = {phase.__name__: phase for phase in (up, foreign, down, accounted, accounting_down)}
+    if len(sys.argv) == 3 and sys.argv[2] in phases:
+        phases[sys.argv[2]](Recorder(sys.argv[1]))
     else:
         outside(*sys.argv[1:])

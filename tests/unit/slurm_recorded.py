@@ -41,7 +41,7 @@ class Recorded:
 
     def asked(self, name: str) -> int:
         """The id of the job that the request was about."""
-        return int(self.kept(name)["request"].split()[1].split("/")[1])
+        return int(self.kept(name)["request"].split()[1].split("/")[-1])
 
     def job(self, name: str) -> Job:
         """alice's job in the answer ``job-NAME``."""

@@ -35,6 +35,9 @@ def test_programs_are_mounted_only_where_this_machine_has_one(tmp_path: Path, mo
     for name in ("srun", "no-such-program"):
         (folder / "graft/programs" / name).touch()
     (folder / "version").write_text("26.05.5\n")
+    with pytest.raises(ConfigError, match="has not been brought"):
+        slurm_tree.find("26.05")  # one that was built before slurmdbd belonged to it
+    (folder / "graft/programs/slurmdbd").touch()
     tree = slurm_tree.find("26.05")
     targets = [target for _, target in tree.mounts()]
     assert tree.version == "26.05.5" and slurm_tree.MOUNTED in targets

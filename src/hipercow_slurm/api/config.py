@@ -71,8 +71,8 @@ class Slurm(Table, frozen=True):
     Attributes:
         min_job_age_s: slurmctld's MinJobAge: for this long a finished job can still be found, so for this long we
             can tell whether a submission whose answer was lost made a job.
-        accounting: slurmrestd also serves slurmdbd (``-s openapi/v0.0.38,openapi/dbv0.0.38``), and is asked how a job
-            ended that slurmctld has forgotten.
+        accounting: slurmrestd also serves slurmdbd (``-s openapi/slurmctld,openapi/slurmdbd``; before Slurm 23.11
+            ``-s openapi/v0.0.38,openapi/dbv0.0.38``), and is asked how a job ended that slurmctld has forgotten.
         scontrol, scontrol_conf: the program that requeues jobs, as the user and with the user's token (slurmrestd
             cannot), and the slurm.conf it gets: slurmrestd's, with AuthType=auth/jwt.
     """

@@ -164,7 +164,8 @@ def with_past(job: Job, found: Sequence[Past]) -> Job:
     Accounting shows everybody's jobs and ids are used again, so only one that was submitted when ours was counts. Of an
     array's tasks no state is the array's.
     """
-    same = [one for one in found if abs(one.submit_time - (job.submit_time or 0)) <= _SAME_S]
+    ours = [one for one in found if one.user in (None, job.user)]
+    same = [one for one in ours if abs(one.submit_time - (job.submit_time or 0)) <= _SAME_S]
     if len(same) != 1 or job.array_job_id is not None or same[0].state not in ENDED - {UNKNOWN}:
         return job
     past = same[0]
@@ -178,6 +179,8 @@ def with_past(job: Job, found: Sequence[Past]) -> Job:
         submit_time=past.submit_time,
         start_time=past.start_time,
         end_time=past.end_time,
+        exit_code=past.exit_code,
+        signal=past.signal,
     )
 
 

@@ -25,18 +25,22 @@ _SAID_TWICE = "Job submission resulted in non-zero return code: "
 _YEAR_MIN = YEAR_S // 60
 
 
-class _Number(msgspec.Struct):
+class Number(msgspec.Struct):
+    """A number, if it is ``set`` and not ``infinite``."""
+
     set: bool = False
     infinite: bool = False
     number: float = 0
 
 
 class _Signal(msgspec.Struct):
-    id: int | _Number | None = None
+    id: int | Number | None = None
 
 
-class _ExitCode(msgspec.Struct):
-    return_code: int | _Number | None = None
+class ExitCode(msgspec.Struct):
+    """How a script ended."""
+
+    return_code: int | Number | None = None
     signal: _Signal | None = None
 
 
@@ -48,19 +52,19 @@ class _Job(msgspec.Struct):
     name: str | None = None
     partition: str | None = None
     state_reason: str | None = None
-    exit_code: _ExitCode | None = None
+    exit_code: ExitCode | None = None
     nodes: str | None = None
-    node_count: int | _Number | None = None
-    submit_time: int | _Number | None = None
-    start_time: int | _Number | None = None
-    end_time: int | _Number | None = None
-    time_limit: int | _Number | None = None
+    node_count: int | Number | None = None
+    submit_time: int | Number | None = None
+    start_time: int | Number | None = None
+    end_time: int | Number | None = None
+    time_limit: int | Number | None = None
     current_working_directory: str | None = None
     standard_output: str | None = None
     standard_error: str | None = None
     comment: str | None = None
-    array_job_id: int | _Number | None = None
-    array_task_id: int | _Number | None = None
+    array_job_id: int | Number | None = None
+    array_task_id: int | Number | None = None
     array_task_string: str | None = None
     batch_host: str | None = None
     admin_comment: str | None = None
@@ -78,9 +82,9 @@ class _PartitionCpus(msgspec.Struct):
 
 
 class _PartitionLimits(msgspec.Struct):
-    time: int | _Number | None = None
-    nodes: int | _Number | None = None
-    partition_memory_per_node: int | _Number | None = None
+    time: int | Number | None = None
+    nodes: int | Number | None = None
+    partition_memory_per_node: int | Number | None = None
 
 
 class _PartitionState(msgspec.Struct):
@@ -107,7 +111,7 @@ class _Node(msgspec.Struct):
     alloc_cpus: int = 0
     real_memory: int = 0
     alloc_memory: int = 0
-    cpu_load: int | _Number | None = None
+    cpu_load: int | Number | None = None
     features: str | list[str] | None = None
     gres: str | None = None
     gres_used: str | None = None
@@ -163,18 +167,23 @@ def read(body: bytes) -> RawBody:
     )
 
 
-def _whole(number: int | _Number | None) -> int | None:
+def whole(number: int | Number | None) -> int | None:
     """A number, or None where there is none or no end of it."""
     if number is None or isinstance(number, int):
         return number
     return int(number.number) if number.set and not number.infinite else None
 
 
+def state_of(said: str | list[str]) -> str:
+    """The one word that squeue would show."""
+    words = [said] if isinstance(said, str) else said
+    return next((flag for flag in _FLAGS if flag in words), words[0] if words else "UNKNOWN")
+
+
 def _job(raw: _Job) -> RawJob:
-    words = [raw.job_state] if isinstance(raw.job_state, str) else raw.job_state
-    state = next((flag for flag in _FLAGS if flag in words), words[0] if words else "UNKNOWN")
-    limit = _whole(raw.time_limit)
-    task = _whole(raw.array_task_id)
+    state = state_of(raw.job_state)
+    limit = whole(raw.time_limit)
+    task = whole(raw.array_task_id)
     left = (raw.array_task_string or "").partition("%")[0]
     if task is None and left.isdecimal() and len(left) < 10:
         task = int(left)  # the last of an array that has not started
@@ -189,19 +198,19 @@ def _job(raw: _Job) -> RawJob:
         name=raw.name,
         partition=raw.partition,
         state_reason=raw.state_reason,
-        exit_code=_wait_status(raw.exit_code),
+        exit_code=wait_status(raw.exit_code),
         nodes=raw.nodes,
-        node_count=_whole(raw.node_count),
-        submit_time=_whole(raw.submit_time),
-        start_time=_whole(raw.start_time),
-        end_time=_whole(raw.end_time),
+        node_count=whole(raw.node_count),
+        submit_time=whole(raw.submit_time),
+        start_time=whole(raw.start_time),
+        end_time=whole(raw.end_time),
         # An ended job without a limit has one of a year, while it ran it had none.
         time_limit=None if state in ENDED and limit == _YEAR_MIN else limit,
         current_working_directory=raw.current_working_directory,
         standard_output=output,
         standard_error=error,
         comment=raw.comment,
-        array_job_id=_whole(raw.array_job_id),
+        array_job_id=whole(raw.array_job_id),
         array_task_id=task,
         batch_host=raw.batch_host,
         admin_comment=raw.admin_comment,
@@ -210,14 +219,14 @@ def _job(raw: _Job) -> RawJob:
     )
 
 
-def _wait_status(raw: _ExitCode | None) -> int:
+def wait_status(raw: ExitCode | None) -> int:
     """As wait(2) tells it."""
     if raw is None:
         return 0
-    signal = _whole(raw.signal.id) if raw.signal is not None else None
+    signal = whole(raw.signal.id) if raw.signal is not None else None
     if signal == _NO_START:
         return 0
-    return ((_whole(raw.return_code) or 0) << 8) | ((signal or 0) & 0x7F)
+    return ((whole(raw.return_code) or 0) << 8) | ((signal or 0) & 0x7F)
 
 
 def _partition(raw: _Partition) -> RawPartition:
@@ -229,10 +238,10 @@ def _partition(raw: _Partition) -> RawPartition:
         nodes=raw.nodes.configured,
         total_cpus=raw.cpus.total,
         total_nodes=raw.nodes.total,
-        max_time_limit=_whole(raw.maximums.time),
-        default_time_limit=_whole(raw.defaults.time),
-        maximum_nodes_per_job=_whole(raw.maximums.nodes),
-        maximum_memory_per_node=_whole(raw.maximums.partition_memory_per_node),
+        max_time_limit=whole(raw.maximums.time),
+        default_time_limit=whole(raw.defaults.time),
+        maximum_nodes_per_job=whole(raw.maximums.nodes),
+        maximum_memory_per_node=whole(raw.maximums.partition_memory_per_node),
     )
 
 
@@ -248,7 +257,7 @@ def _node(raw: _Node) -> RawNode:
         alloc_cpus=raw.alloc_cpus,
         real_memory=raw.real_memory,
         alloc_memory=raw.alloc_memory,
-        cpu_load=_whole(raw.cpu_load),
+        cpu_load=whole(raw.cpu_load),
         features=features,
         gres=raw.gres,
         gres_used=raw.gres_used,

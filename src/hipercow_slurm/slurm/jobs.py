@@ -23,7 +23,7 @@ def _job(raw: RawJob) -> Job:
     ended = raw.job_state in ENDED
     pending = raw.job_state == "PENDING"
     nodes = () if pending else names_of(raw.nodes or "")
-    code, signal = _outcome(raw) if ended and nodes else (None, None)
+    code, signal = outcome(raw.exit_code or 0, raw.job_state) if ended and nodes else (None, None)
     # For a pending job start and end are slurmctld's guesses (or NO_VAL arithmetic), not facts.
     start = None if pending else raw.start_time or None
     end = raw.end_time or None
@@ -66,15 +66,14 @@ def _job(raw: RawJob) -> Job:
     )
 
 
-def _outcome(raw: RawJob) -> tuple[int | None, int | None]:
-    """Exit code and signal out of the wait status; neither where the status says nothing about the script."""
-    status = raw.exit_code or 0
+def outcome(status: int, state: str) -> tuple[int | None, int | None]:
+    """Exit code and signal of an ended job out of the wait status; neither where that says nothing about the script."""
     code, signal = status >> 8, status & 0x7F
     if code > 0xFF or (code and signal):
         return None, None  # no wait status: after a failed launch slurmd's error number is here (4021)
     if signal:
         return None, signal
-    if status == 0 and raw.job_state != "COMPLETED":
+    if status == 0 and state != "COMPLETED":
         return None, None  # a job that timed out has 0 as well, and did not succeed
     return code, None
 

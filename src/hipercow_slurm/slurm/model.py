@@ -87,7 +87,10 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 class Past(msgspec.Struct, frozen=True, kw_only=True):
-    """What Slurm's accounting (slurmdbd) has of a job; the parts of it that can be trusted."""
+    """What Slurm's accounting (slurmdbd) has of a job; the parts of it that can be trusted.
+
+    ``user``, ``exit_code``, ``signal``: None where it is not told, by v0.0.38 never.
+    """
 
     state: str
     partition: str | None
@@ -95,6 +98,9 @@ class Past(msgspec.Struct, frozen=True, kw_only=True):
     submit_time: int
     start_time: int | None
     end_time: int | None
+    user: str | None = None
+    exit_code: int | None = None
+    signal: int | None = None
 
 
 class JobChange(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -24,6 +24,7 @@ from hipercow_slurm.errors import ConfigError, Error
 from hipercow_slurm.slurm import answers, link, v0038_past
 from hipercow_slurm.slurm.answers import Answer
 from hipercow_slurm.slurm.data_parser import DataParser
+from hipercow_slurm.slurm.data_parser_past import DataParserPast
 from hipercow_slurm.slurm.family import Family
 from hipercow_slurm.slurm.link import Pool
 from hipercow_slurm.slurm.model import Job, JobChange, JobSpec, Node, Partition, Past, Submitted
@@ -69,7 +70,8 @@ class PastAdapter(Protocol):
     def read_past(self, answer: Answer, job_id: int) -> list[Past]: ...
 
 
-PAST: dict[str, PastAdapter] = {"v0.0.38": v0038_past}
+PAST: dict[str, PastAdapter] = {version: DataParserPast(version) for version in ADAPTERS}
+PAST["v0.0.38"] = v0038_past
 
 OPENAPI = "/openapi/v3"
 OPENAPI_LIMIT = 64 * 1024 * 1024  # bytes; 26.05 has one of some megabytes
@@ -173,13 +175,11 @@ class SlurmRest:
         return await self._twice(who, once)
 
     async def past(self, who: Who, job_id: int) -> list[Past]:
-        """What Slurm's accounting has under this id, also of others; empty where we cannot read it in this version."""
+        """What Slurm's accounting has under this id, also of others."""
         _possible(job_id)
 
         async def once(family: Family) -> list[Past]:
-            adapter = PAST.get(family.version)
-            if adapter is None:
-                return []
+            adapter = PAST[family.version]
             answer = await self._exchange(who, "GET", adapter.past_path(job_id), JOB_LIMIT)
             return adapter.read_past(answer, job_id)
 

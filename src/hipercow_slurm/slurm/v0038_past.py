@@ -6,6 +6,8 @@ only the state, the times and the nodes are read. Errors come with HTTP 200, als
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
 
 from hipercow_slurm.slurm import answers
@@ -15,6 +17,7 @@ from hipercow_slurm.slurm.model import Past
 
 NOTHING_FOUND = 9003
 DBD_DOWN = 7000
+NOWHERE = "None assigned"
 
 
 class _Time(msgspec.Struct, frozen=True):
@@ -64,14 +67,12 @@ def read_past(answer: Answer, job_id: int) -> list[Past]:
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise answers.unreadable(f"what is no accounting record: {error}") from error
     refusals = [Refusal(one.error_number, one.error or one.description or "") for one in body.errors]
-    if any(one.number != NOTHING_FOUND for one in refusals):
-        down = refusals[0].number == DBD_DOWN
-        raise answers.unreachable(answers.describe(refusals)) if down else answers.error_for(refusals, answer)
+    refuse([one for one in refusals if one.number != NOTHING_FOUND], answer)
     return [
         Past(
             state=job.state.current,
             partition=job.partition or None,
-            nodes=names_of("" if job.nodes in (None, "None assigned") else job.nodes or ""),
+            nodes=names_of("" if job.nodes in (None, NOWHERE) else job.nodes or ""),
             submit_time=job.time.submission,
             start_time=job.time.start or None,
             end_time=job.time.end or None,
@@ -79,3 +80,14 @@ def read_past(answer: Answer, job_id: int) -> list[Past]:
         for job in body.jobs
         if job.job_id == job_id
     ]
+
+
+def refuse(refusals: Sequence[Refusal], answer: Answer) -> None:
+    """Raise our error for what slurmdbd, or the way to it, refused; nothing to raise without refusals.
+
+    Raises:
+        Error: ``scheduler-unreachable``: slurmdbd is down; else as Slurm's number says.
+    """
+    if refusals:
+        down = refusals[0].number == DBD_DOWN
+        raise answers.unreachable(answers.describe(refusals)) if down else answers.error_for(refusals, answer)

@@ -10,6 +10,7 @@ on the tree's own libc and libraries wherever they stand. A sandbox mounts them 
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import re
@@ -35,8 +36,8 @@ MOUNTED = "/run/slurm-tree"
 PLUGINS = "/usr/lib/{arch}/slurm-wlm"
 
 _MIRROR = "http://deb.debian.org/debian"
-_SLURM = ("slurmctld", "slurmd", "slurmrestd", "slurm-client")
-_PLUGIN_PACKAGES = ("slurm-wlm-basic-plugins", "slurm-wlm-jwt-plugin")
+_SLURM = ("slurmctld", "slurmd", "slurmdbd", "slurmrestd", "slurm-client")
+_PLUGIN_PACKAGES = ("slurm-wlm-basic-plugins", "slurm-wlm-jwt-plugin", "slurm-wlm-mysql-plugin")
 _PACKAGES = (*_SLURM, *_PLUGIN_PACKAGES, "munge", "libslurm-dev")
 _BUILD_S = 900
 
@@ -107,7 +108,7 @@ def find(release: str) -> SlurmTree:
     if release not in RELEASES:
         raise ConfigError(f"no Slurm {release!r}; besides this machine's own there are {', '.join(RELEASES)}")
     tree = SlurmTree(release, folder() / release)
-    if not (tree.folder / "version").exists():
+    if not (tree.folder / "version").exists() or not (tree.programs / "slurmdbd").exists():  # an older one has none
         raise ConfigError(
             f"Slurm {release} has not been brought to {folder()}",
             code="slurm-tree-missing",
@@ -138,6 +139,8 @@ def build(release: str) -> SlurmTree:
             _bootstrap(new, RELEASES[release])
             _graft(new)
             _check_release(new)
+            with contextlib.suppress(FileNotFoundError):
+                (folder() / release).rename(Path(name, "old"))
             new.folder.rename(folder() / release)
         return find(release)
 

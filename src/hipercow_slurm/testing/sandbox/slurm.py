@@ -78,7 +78,7 @@ def port_of(node: str, options: Options) -> int:
 def rest_plugins(options: Options) -> str:
     """slurmrestd's ``-s``: its default includes slurmdbd's part, which ends it where there is no slurmdbd."""
     if options.slurm:
-        return "openapi/slurmctld"
+        return "openapi/slurmctld,openapi/slurmdbd" if options.accounting else "openapi/slurmctld"
     return "openapi/v0.0.38,openapi/dbv0.0.38" if options.accounting else "openapi/v0.0.38"
 
 
