@@ -10,7 +10,7 @@ import pwd
 import time
 from dataclasses import dataclass
 
-from hipercow_slurm.errors import AccessError
+from hipercow_slurm.errors import AccessError, Error
 from hipercow_slurm.krb5 import names
 
 _REMEMBERED_S = 60.0
@@ -50,6 +50,10 @@ class Accounts:
         self._known[principal] = (time.monotonic() + _REMEMBERED_S, account)
         return account
 
+    async def exists(self, principal: str) -> bool:
+        """Has it an account here, whichever? False also where the name service does not answer."""
+        return await asyncio.to_thread(_exists, principal)
+
     def _look_up(self, principal: str) -> Account:
         localname = names.localname(principal)
         try:
@@ -67,3 +71,11 @@ class Accounts:
                 hint="log in with a personal account",
             )
         return Account(row.pw_name, row.pw_uid, row.pw_gid, row.pw_dir, row.pw_shell or "/bin/sh")
+
+
+def _exists(principal: str) -> bool:
+    try:
+        pwd.getpwnam(names.localname(principal))
+    except (KeyError, ValueError, OSError, Error):
+        return False
+    return True

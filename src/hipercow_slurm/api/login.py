@@ -21,7 +21,7 @@ from contextlib import asynccontextmanager
 from weakref import WeakValueDictionary
 
 from hipercow_slurm import log
-from hipercow_slurm.api import negotiate, passwords, schemas
+from hipercow_slurm.api import naming, negotiate, passwords, schemas
 from hipercow_slurm.api.config import Config, with_realm
 from hipercow_slurm.api.conversations import ConversationError, Conversations
 from hipercow_slurm.api.database import Database
@@ -50,9 +50,17 @@ class Logins:
     """Judges what people prove themselves with, and opens sessions."""
 
     def __init__(
-        self, conf: Config, database: Database, opener: Opener, sessions: Sessions, counted: ApiMetrics, trail: Trail
+        self,
+        conf: Config,
+        database: Database,
+        names: naming.Names,
+        opener: Opener,
+        sessions: Sessions,
+        counted: ApiMetrics,
+        trail: Trail,
     ) -> None:
         self._conf = conf
+        self._names = names
         self._opener = opener
         self._sessions = sessions
         self._counted = counted
@@ -199,17 +207,20 @@ class Logins:
         life_s: int | None = None,
         answers: Sequence[bytearray] = (),
     ) -> tuple[Session, schemas.SessionCreated]:
-        try:
-            principal = principal_of(username, self._conf.api.realm)
-        except RequestError:
-            wipe(password, *answers)
-            raise
         started = time.monotonic()
         try:
-            cred = await self._judged(principal, password, address, answers)
+            principal = principal_of(username, self._conf.api.realm)
+            shown = await self._names.of(principal)
+        except BaseException:
+            wipe(password, *answers)
+            raise
+        try:
+            cred = await self._judged(principal, shown, password, address, answers)
+            shown = principal  # the password was right: it is a name
             account = await self._opener.admit(cred)
         except Error as error:
-            await self._refused(error, address, way=way, principal=principal)
+            naming.hide(error, principal, shown)
+            await self._refused(error, address, way=way, principal=shown)
             if not isinstance(error, ThrottledError):
                 await asyncio.sleep(started + self._conf.limits.failed_login_s - time.monotonic())
             raise _outward(error) from None
@@ -247,10 +258,12 @@ class Logins:
         finally:
             await self._throttle.settle(charge, outcome)
 
-    async def _judged(self, principal: str, password: bytearray, address: str, answers: Sequence[bytearray]) -> KrbCred:
-        """The KDC's verdict, with the throttle charged before and settled after."""
+    async def _judged(
+        self, principal: str, shown: str, password: bytearray, address: str, answers: Sequence[bytearray]
+    ) -> KrbCred:
+        """The KDC's verdict, with the throttle charged before and settled after; ``shown``: as it may be written."""
         try:
-            charge = await self._throttle.charge(principal, address)
+            charge = await self._throttle.charge(principal, address, shown)
         except BaseException:
             wipe(password, *answers)
             raise

@@ -62,11 +62,11 @@ class Passwords:
                     raise
                 if error.code == "unknown-service" and self._api.fast == "try":
                     # Users of another realm that ours trusts and that does not trust ours: no armour for its KDC.
-                    log.get().warning("login.without-armor", principal=principal, code=error.code, why=error.message)
+                    log.get().warning("login.without-armor", code=error.code, why=_short(error))
                     return self._tgt(principal, password, answers, None)
                 # The KDC may have other keys by now, or be another KDC: with new armour, or without, we will see.
                 self._armor.forget(armor)
-                log.get().info("login.armor-forgotten", code=error.code, why=str(error.__cause__ or error))
+                log.get().info("login.armor-forgotten", code=error.code, why=_short(error))
                 return self._tgt(principal, password, answers, self._armor.ticket())
         finally:
             wipe(password, *answers)
@@ -107,6 +107,11 @@ class Passwords:
             log.get().warning("login.no-conversation", principal=principal, code=refused.code, why=refused.message)
             raise error from None
         return MustChange(ticket, error.code, "the password is right, but it must be changed before it is of use")
+
+
+def _short(error: Error) -> str:
+    """libkrb5's name for it: its sentences have the user's name in them, which may be a password."""
+    return error.__cause__.name if isinstance(error.__cause__, Krb5Error) else error.code
 
 
 def _is_judgement(error: Error) -> bool:

@@ -21,6 +21,7 @@ from hipercow_slurm.api.job_actions import JobActions
 from hipercow_slurm.api.jobs import Jobs
 from hipercow_slurm.api.login import Logins
 from hipercow_slurm.api.metrics import ApiMetrics
+from hipercow_slurm.api.naming import Names
 from hipercow_slurm.api.opening import Opener
 from hipercow_slurm.api.output import Outputs
 from hipercow_slurm.api.partitions import Partitions
@@ -77,7 +78,9 @@ async def running(conf: Config, counted: ApiMetrics, trail: Trail) -> AsyncItera
         servers = [(row.host, row.port, with_realm(row.principal, realm)) for row in conf.cache.servers]
         tickets = Tickets(AuksClient(servers, limits=_CACHE_LIMITS))
         sessions = Sessions(database, session_max_s=conf.api.session_max_s)
-        logins = Logins(conf, database, Opener(accounts, tickets, sessions, counted, trail), sessions, counted, trail)
+        names = Names(accounts, conf.api.keytab)
+        opener = Opener(accounts, tickets, sessions, counted, trail)
+        logins = Logins(conf, database, names, opener, sessions, counted, trail)
         outputs = Outputs(conf.files)
         signer = SignerClient(conf.signer.socket, with_realm(conf.signer.service, realm))
         tokens = SlurmTokens(signer)

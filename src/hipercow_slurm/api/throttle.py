@@ -44,8 +44,10 @@ class LoginThrottle:
         self._clock = clock
         self._waiting = 0
 
-    async def charge(self, principal: str | None, address: str) -> Charge:
+    async def charge(self, principal: str | None, address: str, shown: str | None = None) -> Charge:
         """Take a token of the address, and of the user where it is known who that is.
+
+        ``shown``: what stands in the table for a name that may be none (``naming``).
 
         Raises:
             ThrottledError: ``too-many-failures``: one bucket is empty, nothing was taken; ``too-many-logins``: too many
@@ -55,7 +57,7 @@ class LoginThrottle:
         rules = [Rule(f"net {network}", self._limits.failures_per_address, self._limits.failure_address_refill_s)]
         if principal is not None:
             known = await self._database.run(throttle_db.is_known(principal, network), durable=False)
-            rules += users_rules(self._limits, principal, network, known=known)
+            rules += users_rules(self._limits, shown or principal, network, known=known)
         await self._take(rules)
         return Charge(tuple(rules), principal, network)
 
@@ -92,7 +94,7 @@ class LoginThrottle:
             pause = min(1.5 * pause, _LONGEST_PAUSE_S)
 
 
-def users_rules(limits: Limits, principal: str, network: str, *, known: bool) -> list[Rule]:
+def users_rules(limits: Limits, user: str, network: str, *, known: bool) -> list[Rule]:
     """The buckets of one user for a try from one address; ``known``: a place where this user has logged in before.
 
     Of n failures in all, a known place may use n - 1, so that another known one has a try, and a strange one n - 2; all
@@ -100,8 +102,8 @@ def users_rules(limits: Limits, principal: str, network: str, *, known: bool) ->
     """
     most, window_s = limits.failures_per_user, limits.failure_user_window_s
     here = max(1, most - (1 if known else 2))
-    everywhere = Rule(f"user {principal}", most, window_s, quiet=True, spare=0 if known or most == 1 else 1)
-    return [everywhere, Rule(f"user {principal} at {network}", here, window_s, quiet=True)]
+    everywhere = Rule(f"user {user}", most, window_s, quiet=True, spare=0 if known or most == 1 else 1)
+    return [everywhere, Rule(f"user {user} at {network}", here, window_s, quiet=True)]
 
 
 def full_after_s(limits: Limits) -> float:

@@ -1,4 +1,4 @@
-"""``hipercow-slurm audit``: is a program's audit log as it was written?"""
+"""``hipercow-slurm audit``: is a program's audit log as it was written, and whom does a mark in it mean?"""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from hipercow_slurm.audit import verify as verify_files
 
 @click.group()
 def audit() -> None:
-    """Check the audit logs that our programs write."""
+    """Check and read the audit logs that our programs write."""
 
 
 @audit.command()
@@ -36,6 +36,27 @@ def verify(files: tuple[Path, ...], key: Path | None, last: str | None, as_json:
     else:
         _show(report)
     sys.exit(0 if report.ok else 1)
+
+
+@audit.command()
+@click.option(
+    "--config",
+    "config_path",
+    type=click.Path(dir_okay=False, path_type=Path),
+    default=Path("/etc/hipercow-slurm/api.toml"),
+    show_default=True,
+    help="The API's configuration file.",
+)
+def mark(config_path: Path) -> None:
+    """Print what stands in the API's logs for a user name that has no account here.
+
+    The name is read from standard input: it may be a password that was typed into the wrong field.
+    """
+    from hipercow_slurm.api import config, login, naming
+
+    settings = config.load(config_path).api
+    name = sys.stdin.readline().rstrip("\r\n")
+    click.echo(naming.mark_for_operator(login.principal_of(name, settings.realm), settings.keytab))
 
 
 def _show(report: Report) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import hmac
 import itertools
 import os
 import time
@@ -99,6 +101,19 @@ def principals(keytab: str) -> list[str]:
             with contextlib.suppress(RequestError):  # a name we would take from nobody: no service of ours
                 found[convert.principal_text(entry.principal)] = None
     return list(found)
+
+
+def derived_key(keytab: str, purpose: bytes) -> bytes:
+    """32 secret bytes for a purpose, made of all the keytab's keys: whoever cannot read it does not know them.
+
+    Raises:
+        ConfigError: code ``keytab``: missing, unreadable or not a keytab.
+    """
+    found = hashlib.sha256()
+    with opened(keytab) as handle:
+        for entry in _each_entry(keytab, handle):
+            found.update(ffi.buffer(entry.key.contents, entry.key.length))
+    return hmac.digest(found.digest(), purpose, hashlib.sha256)
 
 
 def check_service(keytab: str, service: str | None) -> str:
