@@ -223,6 +223,19 @@ class ApiBox:
         finally:
             self.start(name)
 
+    @contextlib.contextmanager
+    def configured(self, **api: str) -> Iterator[None]:
+        """The API runs with more lines in its table [api], for the length of the block."""
+        path = self.dir / "api.toml"
+        kept = path.read_text()
+        path.write_text(kept.replace("[api]\n", "[api]\n" + "".join(f'{key} = "{api[key]}"\n' for key in api), 1))
+        try:
+            self.restart("api")
+            yield
+        finally:
+            path.write_text(kept)
+            self.restart("api")
+
     def log(self, name: str = "api") -> str:
         return (self.dir / f"{name}.log").read_text(errors="replace")
 

@@ -40,6 +40,10 @@ class Api(Table, frozen=True):
         session_max_s: a session ends after this time even if the ticket could be renewed for longer.
         fast: armour around password checks (RFC 6113) with a ticket of our own: "try" uses it where the KDC offers
             it, "require" asks no KDC without it, "off" does without.
+        weak_enctypes: "refuse" logs nobody in whose account, ticket or exchange rests on DES or RC4, and does not start
+            with a keytab of such keys only; "allow" leaves it to krb5.conf and the KDC.
+        channel_binding: Negotiate clients that say which TLS certificate they saw (RFC 5929, tls-server-end-point) must
+            have seen ours: "try"; "require" refuses those that do not say it; "off" where a proxy ends TLS.
         ticket_life_s, ticket_renew_s: what we ask the KDC for; left out: what the KDC grants at most.
     """
 
@@ -54,6 +58,8 @@ class Api(Table, frozen=True):
     minimum_uid: int = 1000
     session_max_s: int = 7 * 86400
     fast: Literal["off", "try", "require"] = "try"
+    weak_enctypes: Literal["refuse", "allow"] = "refuse"
+    channel_binding: Literal["off", "try", "require"] = "try"
     ticket_life_s: int | None = None
     ticket_renew_s: int | None = None
 

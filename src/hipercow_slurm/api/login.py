@@ -22,6 +22,7 @@ from weakref import WeakValueDictionary
 
 from hipercow_slurm import log
 from hipercow_slurm.api import naming, negotiate, passwords, schemas
+from hipercow_slurm.api.binding import EndPoint
 from hipercow_slurm.api.config import Config, with_realm
 from hipercow_slurm.api.conversations import ConversationError, Conversations
 from hipercow_slurm.api.database import Database
@@ -35,7 +36,7 @@ from hipercow_slurm.api.throttle import LoginThrottle
 from hipercow_slurm.api.throttle_db import Outcome
 from hipercow_slurm.api.trail import Trail
 from hipercow_slurm.errors import AccessError, CredentialError, Error, RequestError
-from hipercow_slurm.krb5 import ccfile, krbcred, prove
+from hipercow_slurm.krb5 import ccfile, enctypes, krbcred, prove
 from hipercow_slurm.values import KrbCred
 
 _PASSWORD_BYTES = 512
@@ -58,6 +59,7 @@ class Logins:
         sessions: Sessions,
         counted: ApiMetrics,
         trail: Trail,
+        seen: EndPoint,
     ) -> None:
         self._conf = conf
         self._names = names
@@ -66,6 +68,7 @@ class Logins:
         self._counted = counted
         self._trail = trail
         self._service = with_realm(conf.api.service, conf.api.realm)
+        self._acceptor = negotiate.Acceptor(conf.api, self._service, seen)
         self._throttle = LoginThrottle(conf.limits, database)
         self._desk = Desk(conf.limits)
         armor = Armor(self._service, conf.api.keytab) if conf.api.fast != "off" else None
@@ -128,12 +131,10 @@ class Logins:
         """A Negotiate token with a delegated ticket for a session; also the token that proves us to the client.
 
         Raises:
-            CredentialError: ``ticket-not-delegated``, and as ``negotiate.accept``. Else as ``upload``.
+            CredentialError: ``ticket-not-delegated``, and as ``negotiate.Acceptor``. Else as ``upload``.
         """
         async with self._refusing(address, way="negotiate"):
-            found = await self._desk.ask(
-                lambda: negotiate.accept(token, keytab=self._conf.api.keytab, service=self._service)
-            )
+            found = await self._desk.ask(lambda: self._acceptor.accept(token))
             if found.cred is None:
                 raise CredentialError(
                     f"{found.principal} is known now, but without a ticket nothing can be done for its jobs",
@@ -241,6 +242,8 @@ class Logins:
         return created
 
     async def _proved(self, cred: KrbCred) -> None:
+        if self._conf.api.weak_enctypes == "refuse":
+            enctypes.refuse_weak(cred)
         await self._desk.ask(lambda: prove.prove(cred, keytab=self._conf.api.keytab, service=self._service))
 
     @asynccontextmanager

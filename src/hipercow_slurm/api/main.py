@@ -11,6 +11,7 @@ from pathlib import Path
 
 from hipercow_slurm import daemon, log, metrics
 from hipercow_slurm.api import app, config, processes, server, services
+from hipercow_slurm.api.binding import EndPoint
 from hipercow_slurm.api.metrics import ApiMetrics
 from hipercow_slurm.api.trail import Trail
 from hipercow_slurm.errors import ConfigError
@@ -38,16 +39,18 @@ async def serve(config_path: Path, stop: asyncio.Event, worker: str | None = Non
     shown = metrics.registry("api")
     counted = ApiMetrics(shown)
     tls = server.tls_context(conf.api.certificate, conf.api.key)
+    seen = EndPoint(conf.api.certificate)
     trail = Trail(conf.audit.opened("api", number=place.number if place else 0))
 
     def reload() -> None:
         trail.reopen()
-        server.reload_tls(tls, conf)
+        if server.reload_tls(tls, conf):
+            seen.load()
 
     asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reload)
     async with contextlib.AsyncExitStack() as stack:
         stack.callback(trail.close)
-        parts = await stack.enter_async_context(services.running(conf, counted, trail))
+        parts = await stack.enter_async_context(services.running(conf, counted, trail, seen))
 
         async def count() -> None:
             counted.sessions.set(parts.sessions.opened)

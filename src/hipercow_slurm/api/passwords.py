@@ -19,7 +19,7 @@ from hipercow_slurm.krb5.lib import Krb5Error
 from hipercow_slurm.values import KrbCred
 
 _TOO_OLD = {"password-expired", "password-must-change"}
-_USERS = {"account-locked", "account-expired", "clock-skew", "answers-wanted"}
+_USERS = {"account-locked", "account-expired", "clock-skew", "answers-wanted", "certificate-wanted", "weak-encryption"}
 _WRONG = {"KRB5KDC_ERR_PREAUTH_FAILED", "KRB5KDC_ERR_C_PRINCIPAL_UNKNOWN"}
 
 
@@ -92,6 +92,7 @@ class Passwords:
             renew_s=self._api.ticket_renew_s,
             armor=armor,
             armor_required=self._api.fast == "require",
+            weak=self._api.weak_enctypes == "allow",
             answers=answers,
         )
 

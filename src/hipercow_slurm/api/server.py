@@ -104,18 +104,19 @@ def tls_context(certificate: str, key: str) -> ssl.SSLContext:
     return context
 
 
-def reload_tls(tls: ssl.SSLContext, conf: Config) -> None:
+def reload_tls(tls: ssl.SSLContext, conf: Config) -> bool:
     """Take the certificate and key from their files again, for connections that begin from now on.
 
-    Files that cannot be used change nothing; the log says so.
+    Files that cannot be used change nothing: the log says so, and the answer is False.
     """
     try:
         tls_context(conf.api.certificate, conf.api.key)  # a context that fails half way has a key without certificate
         tls.load_cert_chain(conf.api.certificate, conf.api.key)
     except (ConfigError, OSError, ssl.SSLError) as error:
         log.get().error("api.certificate-kept", why=str(error))
-    else:
-        log.get().info("api.certificate-reloaded", certificate=conf.api.certificate)
+        return False
+    log.get().info("api.certificate-reloaded", certificate=conf.api.certificate)
+    return True
 
 
 def listen(where: str, *, shared: bool = False) -> socket.socket:

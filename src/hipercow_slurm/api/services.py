@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from hipercow_slurm import log
 from hipercow_slurm.api import conversations, sessions_db, submissions_db, throttle, throttle_db
 from hipercow_slurm.api.accounts import Accounts
+from hipercow_slurm.api.binding import EndPoint
 from hipercow_slurm.api.cluster import Cluster
 from hipercow_slurm.api.config import Config, with_realm
 from hipercow_slurm.api.database import Database, opened
@@ -32,7 +33,7 @@ from hipercow_slurm.api.tickets import Tickets
 from hipercow_slurm.api.trail import Trail
 from hipercow_slurm.client.auks import AuksClient, Limits
 from hipercow_slurm.errors import UnavailableError
-from hipercow_slurm.krb5 import keytab
+from hipercow_slurm.krb5 import enctypes, keytab
 from hipercow_slurm.signer.client import SignerClient
 from hipercow_slurm.slurm.rest import SlurmRest
 from hipercow_slurm.slurm.scontrol import Scontrol
@@ -64,15 +65,18 @@ class Services:
 
 
 @contextlib.asynccontextmanager
-async def running(conf: Config, counted: ApiMetrics, trail: Trail) -> AsyncIterator[Services]:
+async def running(conf: Config, counted: ApiMetrics, trail: Trail, seen: EndPoint) -> AsyncIterator[Services]:
     """All services with their background work, until the block ends.
 
     Raises:
-        ConfigError: the keytab is missing, unreadable or without our key; the database cannot be used.
+        ConfigError: the keytab is missing, unreadable, without our key or with weak ones only; the database cannot be
+            used.
     """
     realm = conf.api.realm
     # Without a key of our own a lying KDC could let anyone in, so we do not start.
-    keytab.check_service(conf.api.keytab, with_realm(conf.api.service, realm))
+    service = keytab.check_service(conf.api.keytab, with_realm(conf.api.service, realm))
+    if conf.api.weak_enctypes == "refuse":
+        enctypes.refuse_weak_keytab(conf.api.keytab, service)
     async with opened(conf.api.database) as database:
         accounts = Accounts(minimum_uid=conf.api.minimum_uid)
         servers = [(row.host, row.port, with_realm(row.principal, realm)) for row in conf.cache.servers]
@@ -80,7 +84,7 @@ async def running(conf: Config, counted: ApiMetrics, trail: Trail) -> AsyncItera
         sessions = Sessions(database, session_max_s=conf.api.session_max_s)
         names = Names(accounts, conf.api.keytab)
         opener = Opener(accounts, tickets, sessions, counted, trail)
-        logins = Logins(conf, database, names, opener, sessions, counted, trail)
+        logins = Logins(conf, database, names, opener, sessions, counted, trail, seen)
         outputs = Outputs(conf.files)
         signer = SignerClient(conf.signer.socket, with_realm(conf.signer.service, realm))
         tokens = SlurmTokens(signer)

@@ -186,6 +186,57 @@ class KrbError:
             self.cname.check()
 
 
+@asn1.sequence
+class PaData:
+    """PA-DATA, RFC 4120 section 5.2.7."""
+
+    kind: Annotated[int, asn1.Explicit(1)]
+    value: Annotated[bytes, asn1.Explicit(2)]
+
+    def check(self) -> None:
+        _bound("padata-type", self.kind, INT32)
+
+
+@asn1.sequence
+class EtypeInfo2Entry:
+    """RFC 4120 section 5.2.7.5."""
+
+    etype: Annotated[int, asn1.Explicit(0)]
+    salt: Annotated[OptionalString | None, asn1.Implicit(1)]
+    s2kparams: Annotated[bytes | None, asn1.Explicit(2)]
+
+    def check(self) -> None:
+        _bound("etype", self.etype, INT32)
+
+
+@asn1.sequence
+class _MethodData:
+    items: Annotated[list[PaData], asn1.Explicit(0), _LIST]
+
+    def check(self) -> None:
+        for one in self.items:
+            one.check()
+
+
+@asn1.sequence
+class _EtypeInfo2:
+    items: Annotated[list[EtypeInfo2Entry], asn1.Explicit(0), _LIST]
+
+    def check(self) -> None:
+        for one in self.items:
+            one.check()
+
+
+def method_data(data: bytes) -> list[PaData]:
+    """METHOD-DATA, a SEQUENCE OF PA-DATA; ProtocolError where it is none."""
+    return load(_MethodData, _wrap(0x30, _wrap(0xA0, data)), "METHOD-DATA").items
+
+
+def etype_info2(data: bytes) -> list[EtypeInfo2Entry]:
+    """ETYPE-INFO2, a SEQUENCE OF its entries; ProtocolError where it is none."""
+    return load(_EtypeInfo2, _wrap(0x30, _wrap(0xA0, data)), "ETYPE-INFO2").items
+
+
 def load(spec: type[Spec], data: bytes, what: str, *, application: int | None = None) -> Spec:
     """Decode exactly one value, which must be the DER of ``spec`` to the last byte.
 

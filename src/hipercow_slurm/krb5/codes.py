@@ -177,7 +177,16 @@ ERRORS: dict[tuple[str, str], Row] = {
     (LOGIN, "KRB5KRB_AP_ERR_BAD_INTEGRITY"): LOGIN_FAILED,
     (LOGIN, "KRB5KRB_AP_ERR_MODIFIED"): LOGIN_FAILED,
     (LOGIN, "KRB5_PREAUTH_FAILED"): Row(
-        errors.AccessError, "login-unsupported", "the KDC wants more than a password for this account"
+        errors.AccessError,
+        "login-unsupported",
+        "get a ticket with kinit where that can be given, then: hipercow-slurm login --kerberos",
+        "the KDC wants something else than a password for this account",
+    ),
+    (LOGIN, "KRB5KDC_ERR_ETYPE_NOSUPP"): Row(
+        errors.CredentialError,
+        "weak-encryption",
+        "change the password; if that does not help, an administrator should look at the account's keys",
+        "the KDC has no key of the account of a type that is permitted here",
     ),
     (KEYTAB_LOGIN, "KRB5KDC_ERR_C_PRINCIPAL_UNKNOWN"): KEYTAB_ROW,
     (KEYTAB_LOGIN, "KRB5KDC_ERR_PREAUTH_FAILED"): KEYTAB_ROW,

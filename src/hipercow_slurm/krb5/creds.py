@@ -11,8 +11,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-from hipercow_slurm.errors import AccessError, CredentialError, RequestError
-from hipercow_slurm.krb5 import codes, convert, krbcred, names
+from hipercow_slurm.errors import AccessError, CredentialError, Error, RequestError
+from hipercow_slurm.krb5 import codes, convert, enctypes, krbcred, names, preauth
 from hipercow_slurm.krb5 import keytab as keytabs
 from hipercow_slurm.krb5.krbcred import FORWARDABLE, RENEWABLE, Ticket
 from hipercow_slurm.krb5.lib import NULL, check, context, error_of, ffi, fresh, lib, own, release, take_data, wipe
@@ -25,6 +25,7 @@ RENEW_LIFE_S = 365 * 24 * 3600
 
 # MIT's KDC says in the KRB-ERROR's text why a key counts as expired (kdc_util.c, validate_as_request).
 MUST_CHANGE = b"REQUIRED PWCHANGE"
+_NOT_BY_PASSWORD = {codes.NUMBERS["KRB5_PREAUTH_FAILED"], codes.NUMBERS["KRB5KDC_ERR_ETYPE_NOSUPP"]}
 
 
 def password_tgt(
@@ -37,6 +38,7 @@ def password_tgt(
     renew_s: int | None = None,
     armor: KrbCred | None = None,
     armor_required: bool = False,
+    weak: bool = True,
     answers: Sequence[bytes | bytearray] = (),
 ) -> KrbCred:
     """Get a TGT with a password, and prove with a keytab that the KDC which gave it is the real one.
@@ -52,13 +54,15 @@ def password_tgt(
         armor: a TGT of our own that protects the exchange (FAST, RFC 6113), where the KDC offers that: nobody on the
             way can then guess the password from what passed.
         armor_required: do nothing with a KDC that does not offer it.
+        weak: False: no DES and RC4, neither for the exchange nor in the ticket (``enctypes``).
         answers: to what the KDC asks beside the password, in its order (``prompting``).
 
     Raises:
         AnswersWantedError: the KDC asks more than ``answers`` answer; it says what.
         CredentialError: ``login-failed`` (unknown user and wrong password alike), ``password-expired``,
-            ``password-must-change``, ``account-locked``, ``account-expired``, ``clock-skew``.
-        AccessError: ``kdc-not-genuine``; ``login-unsupported`` (more than a password is wanted); ``kdc-refused``.
+            ``password-must-change``, ``account-locked``, ``account-expired``, ``clock-skew``, ``weak-encryption``.
+        AccessError: ``kdc-not-genuine``; ``certificate-wanted``; ``login-unsupported`` (more than a password is wanted,
+            and not by prompts); ``kdc-refused``.
         UnavailableError: ``kdc-unreachable``.
         RequestError: ``bad-principal``, ``unknown-realm``.
         ConfigError: ``keytab``, ``krb5-conf``.
@@ -79,6 +83,7 @@ def password_tgt(
             armored(own_context, lifetime_s, renew_s, armor, required=armor_required) as options,
             questions.prompter() as prompter,
         ):
+            kept = None if weak else enctypes.ask_for_strong(own_context, options)
             # With a prompter libkrb5 would go on to change a password that is too old; that is a step of its own here.
             lib.krb5_get_init_creds_opt_set_change_password_prompt(options, 0)
             code = lib.krb5_get_init_creds_password(
@@ -92,11 +97,17 @@ def password_tgt(
                     code="password-must-change",
                     hint="change the password: kpasswd, or ask an administrator",
                 )
+            if code in _NOT_BY_PASSWORD and (told := _told(own_context, client, doing, weak=weak)):
+                raise told
             check(code, doing, codes.LOGIN, own_context)
+            del kept
     finally:
         wipe(secret)
     _verify(found, verifier, keytab, user)
-    return krbcred.build([convert.ticket(found)])
+    made = krbcred.build([convert.ticket(found)])
+    if not weak:
+        enctypes.refuse_weak(made)
+    return made
 
 
 def keytab_tgt(principal: str, keytab: str) -> KrbCred:
@@ -289,6 +300,12 @@ def _options(own_context: Any, lifetime_s: int | None, renew_s: int | None) -> I
         yield options
     finally:
         lib.krb5_get_init_creds_opt_free(own_context, options)
+
+
+def _told(own_context: Any, client: Any, doing: str, *, weak: bool) -> Error | None:
+    """The KDC's own reason why no password will do."""
+    with _options(own_context, None, None) as plain:
+        return preauth.refusal(preauth.offered(own_context, client, plain), doing, weak=weak)
 
 
 def _must_change(own_context: Any, client: Any, options: Any) -> bool:

@@ -103,6 +103,21 @@ def principals(keytab: str) -> list[str]:
     return list(found)
 
 
+def enctypes(keytab: str, service: str) -> set[int]:
+    """Of which types (RFC 3961 numbers) the keytab has keys of ``service``, a full principal.
+
+    Raises:
+        ConfigError: code ``keytab``: missing, unreadable or not a keytab.
+    """
+    found = set()
+    with opened(keytab) as handle:
+        for entry in _each_entry(keytab, handle):
+            with contextlib.suppress(RequestError):
+                if convert.principal_text(entry.principal) == service:
+                    found.add(int(entry.key.enctype))
+    return found
+
+
 def derived_key(keytab: str, purpose: bytes) -> bytes:
     """32 secret bytes for a purpose, made of all the keytab's keys: whoever cannot read it does not know them.
 
