@@ -66,6 +66,7 @@ login_queue = 2
 failures_per_address = 200
 request_body_s = 1.5
 request_headers_s = 2.0
+answer_s = 2.0
 """
 SIGNER_TOML = """\
 [signer]

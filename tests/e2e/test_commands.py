@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from hipercow_slurm.testing.sandbox import Sandbox
@@ -30,6 +32,28 @@ def test_submit_waits_and_ends_as_the_job_did(alice: Laptop) -> None:
     assert (job["name"], job["time_limit_min"], job["exit_code"]) == ("from-script", 2, 7), job
     assert job["output"].endswith(f"/from-script-{job_id}.out"), job["output"]
     assert alice.logs(job_id) == "line 1\nline 2\nline 3\n"
+
+
+def test_one_request_id_from_the_laptop_to_slurmctld(sandbox: Sandbox, alice: Laptop) -> None:
+    """Would have caught: an id that the API makes up, so that nobody at the laptop can say which request it was."""
+    request = "laptop-2e2f7a.41"
+    alice.env["HIPERCOW_SLURM_REQUEST_ID"] = request
+    try:
+        job_id = alice.submit("#!/bin/sh\n", "--hold")
+    finally:
+        del alice.env["HIPERCOW_SLURM_REQUEST_ID"]
+    shown = sandbox.run("head", ["scontrol", "-o", "show", "job", str(job_id)]).stdout
+    log = [line for line in sandbox.service("api").log().splitlines() if request in line]
+    audited = sandbox.run("head", ["sh", "-c", "cat /var/lib/hipercow-slurm/api/audit*.log"]).stdout.splitlines()
+    alice.do("cancel", str(job_id))
+    assert f"request={request}" in shown, shown
+    assert [line for line in log if "event=http.request" in line and "route=/v1/jobs " in line], log
+    assert [line for line in log if "event=job.submitted" in line and f"job_id={job_id} " in line], log
+    assert [line for line in audited if request in line and f"job_id={job_id}" in line], audited
+    job_id = alice.submit("#!/bin/sh\n", "--hold")
+    shown = sandbox.run("head", ["scontrol", "-o", "show", "job", str(job_id)]).stdout
+    alice.do("cancel", str(job_id))
+    assert re.search(r"request=[0-9a-f]{32}\b", shown), f"without the variable an id all the same: {shown}"
 
 
 def test_following_output_gives_every_line_once(alice: Laptop) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from api_box import ApiBox
 
-pytestmark = pytest.mark.kdc
+pytestmark = [pytest.mark.kdc, pytest.mark.xdist_group("api-lockout")]  # the order counts
 
 MAX_FAILURES = 5
 

@@ -10,7 +10,7 @@ import pytest
 
 from api_box import ApiBox
 
-pytestmark = pytest.mark.kdc
+pytestmark = [pytest.mark.kdc, pytest.mark.xdist_group("api-names")]  # the order counts
 
 TYPED = {"json": "Tr0ub4dor_json", "basic": "Tr0ub4dor_basic", "down": "Tr0ub4dor_down", "queue": "Tr0ub4dor_queue"}
 ODD = "Tr0ub4dor &3"  # no account can be called that

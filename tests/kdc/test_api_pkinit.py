@@ -11,7 +11,7 @@ import pytest
 from api_box import ApiBox
 from pkinit_box import Pkinit
 
-pytestmark = pytest.mark.kdc
+pytestmark = [pytest.mark.kdc, pytest.mark.xdist_group("api-pkinit")]  # one KDC
 
 SPAKE = "edwards25519"
 OCTETS = {"Content-Type": "application/octet-stream"}

@@ -37,7 +37,6 @@ from hipercow_slurm.api.trail import tell
 from hipercow_slurm.api.web import Handler, Routes, address_of, header_of
 from hipercow_slurm.errors import Error, InternalError
 
-_SEND_S = 60.0  # a client that takes nothing for this long is gone
 _HEADERS = [
     (b"strict-transport-security", b"max-age=31536000"),
     (b"x-content-type-options", b"nosniff"),
@@ -57,7 +56,7 @@ def make(services: Services) -> ASGIApp:
     )
     app.router.redirect_slashes = False
     app.state.description = openapi.text(ROUTES)
-    return Envelope(app, services.metrics)
+    return Envelope(app, services.metrics, services.conf.limits.answer_s)
 
 
 def _by_method(path: str, methods: dict[str, Handler], services: Services) -> Route:
@@ -105,9 +104,10 @@ ROUTES: Routes = {
 class Envelope:
     """Around the application: request id, headers, deadline for sending, the log line, and the last net."""
 
-    def __init__(self, app: ASGIApp, counted: ApiMetrics) -> None:
+    def __init__(self, app: ASGIApp, counted: ApiMetrics, answer_s: float) -> None:
         self._app = app
         self._counted = counted
+        self._answer_s = answer_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -123,9 +123,11 @@ class Envelope:
                 status = message["status"]
                 message["headers"] = [*message.get("headers", []), *extra]
             try:
-                async with asyncio.timeout(_SEND_S):
+                async with asyncio.timeout(self._answer_s):
                     await send(message)
             except TimeoutError:
+                if (abort := scope.get("hipercow.abort")) is not None:
+                    abort()
                 raise ClientDisconnect from None
 
         try:

@@ -199,6 +199,7 @@ class Limits(Table, frozen=True):
         login_body_bytes, ticket_body_bytes, job_body_bytes: request bodies above it get 413.
         request_headers_s: a connection must send its complete headers within this time.
         request_body_s: and the whole body within this time after them.
+        answer_s: a client that takes nothing of its answer for this long is cut off.
         idle_s: a kept-alive connection without a request is closed after this time.
         connections: open connections; more get 503.
         followers: live streams of output at a time; more get 503.
@@ -218,6 +219,7 @@ class Limits(Table, frozen=True):
     job_body_bytes: int = 10_000_000
     request_headers_s: float = 10.0
     request_body_s: float = 30.0
+    answer_s: float = 60.0
     idle_s: float = 65.0
     connections: int = 1000
     followers: int = 100

@@ -186,6 +186,11 @@ def protocol(limits: Limits) -> type[HttpToolsProtocol]:
             if self.in_head and self.head_bytes > HEADER_BYTES:
                 self.refuse(431, "headers-too-large", "the request's headers are too large")
 
+        def on_message_begin(self) -> None:
+            super().on_message_begin()
+            # Closing waits until the peer has taken what is on its way, and who takes nothing would be waited for.
+            self.scope["hipercow.abort"] = self.transport.abort  # type: ignore[typeddict-unknown-key]
+
         def on_headers_complete(self) -> None:
             self.stop_timer()
             self.in_head = False

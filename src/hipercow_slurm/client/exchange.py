@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import ipaddress
 import json
+import os
 import re
+import secrets
 import ssl
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
@@ -39,6 +41,23 @@ OnSent = Callable[[int, int], object]
 _PIECE = 64 * 1024
 
 
+def request_id() -> str:
+    """A new one, or the one that HIPERCOW_SLURM_REQUEST_ID names for all requests of a program.
+
+    Raises:
+        ConfigError: "bad-request-id": the environment's is none that the API takes.
+    """
+    named = os.environ.get("HIPERCOW_SLURM_REQUEST_ID")
+    if named is None:
+        return secrets.token_hex(16)
+    if not re.fullmatch(r"[A-Za-z0-9._-]{8,64}", named):
+        raise ConfigError(
+            "HIPERCOW_SLURM_REQUEST_ID must be 8 to 64 letters, digits, dots, dashes or underscores",
+            code="bad-request-id",
+        )
+    return named
+
+
 @dataclass(frozen=True, slots=True)
 class Ask:
     """A request.
@@ -52,6 +71,7 @@ class Ask:
         cut: stop reading the answer's body there, without an error.
         on_sent: told how many bytes of how many of ``content`` have been sent.
         session: belongs to a session; False for logins and what anyone may ask.
+        request_id: goes with it, each time it is sent, into the API's log, its audit log and a job's comment.
     """
 
     method: str
@@ -65,6 +85,12 @@ class Ask:
     cut: int | None = None
     on_sent: OnSent | None = None
     session: bool = True
+    request_id: str = field(default_factory=request_id)
+
+    def all_headers(self, token: str | None) -> dict[str, str]:
+        """What is sent beside the body."""
+        authorization = {"Authorization": f"Bearer {token}"} if token is not None else {}
+        return {**self.headers, "X-Request-Id": self.request_id, **authorization}
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,6 +34,7 @@ CREDENTIAL_CODES = frozenset(
         "addressful",
         "lifetime-too-short",
         "login-failed",
+        "weak-encryption",
         "password-expired",
         "password-must-change",
         "ticket-not-delegated",

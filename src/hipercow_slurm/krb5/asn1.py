@@ -210,31 +210,16 @@ class EtypeInfo2Entry:
 
 
 @asn1.sequence
-class _MethodData:
-    items: Annotated[list[PaData], asn1.Explicit(0), _LIST]
+class _List:
+    items: Annotated[list[asn1.TLV], asn1.Explicit(0), _LIST]
 
     def check(self) -> None:
-        for one in self.items:
-            one.check()
+        """What is in it is checked one by one."""
 
 
-@asn1.sequence
-class _EtypeInfo2:
-    items: Annotated[list[EtypeInfo2Entry], asn1.Explicit(0), _LIST]
-
-    def check(self) -> None:
-        for one in self.items:
-            one.check()
-
-
-def method_data(data: bytes) -> list[PaData]:
-    """METHOD-DATA, a SEQUENCE OF PA-DATA; ProtocolError where it is none."""
-    return load(_MethodData, _wrap(0x30, _wrap(0xA0, data)), "METHOD-DATA").items
-
-
-def etype_info2(data: bytes) -> list[EtypeInfo2Entry]:
-    """ETYPE-INFO2, a SEQUENCE OF its entries; ProtocolError where it is none."""
-    return load(_EtypeInfo2, _wrap(0x30, _wrap(0xA0, data)), "ETYPE-INFO2").items
+def load_list(spec: type[Spec], data: bytes, what: str) -> list[Spec]:
+    """``load`` for a SEQUENCE OF: METHOD-DATA is one of PA-DATA, ETYPE-INFO2 one of its entries."""
+    return [load(spec, encoded(one), what) for one in load(_List, _wrap(0x30, _wrap(0xA0, data)), what).items]
 
 
 def load(spec: type[Spec], data: bytes, what: str, *, application: int | None = None) -> Spec:

@@ -44,10 +44,10 @@ def read(data: bytes) -> Offer:
     """The offer in METHOD-DATA."""
     methods, keys = set(), set()
     with contextlib.suppress(ProtocolError):
-        for one in asn1.method_data(data):
+        for one in asn1.load_list(asn1.PaData, data, "METHOD-DATA"):
             methods.add(one.kind)
             if one.kind == ETYPE_INFO2:
-                keys |= {entry.etype for entry in asn1.etype_info2(one.value)}
+                keys |= {entry.etype for entry in asn1.load_list(asn1.EtypeInfo2Entry, one.value, "ETYPE-INFO2")}
     return Offer(frozenset(methods), frozenset(keys))
 
 

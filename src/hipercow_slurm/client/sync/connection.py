@@ -149,10 +149,9 @@ class Connection:
 
     def _once(self, ask: Ask, token: str | None) -> Answer:
         """One request and its answer; Again for what may pass."""
-        headers = dict(ask.headers) | ({"Authorization": f"Bearer {token}"} if token is not None else {})
         try:
             request = self._http.build_request(
-                ask.method, ask.path, json=ask.body, content=ask.content, headers=headers
+                ask.method, ask.path, json=ask.body, content=ask.content, headers=ask.all_headers(token)
             )
             if ask.content is not None and ask.on_sent is not None:
                 request.stream = exchange.Watched(ask.content, ask.on_sent)
