@@ -6,8 +6,10 @@ Name services block (LDAP, SSSD), so look-ups run in threads and are remembered 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import pwd
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from hipercow_slurm.errors import AccessError, Error
@@ -31,15 +33,16 @@ class Account:
 class Accounts:
     """Looks up and judges local accounts."""
 
-    def __init__(self, *, minimum_uid: int) -> None:
+    def __init__(self, *, minimum_uid: int, deny: Sequence[str] = ()) -> None:
         self._minimum_uid = minimum_uid
+        self._deny = frozenset(deny)
         self._known: dict[str, tuple[float, Account]] = {}
 
     async def of(self, principal: str) -> Account:
         """The account of a principal.
 
         Raises:
-            AccessError: codes ``no-localname``, ``no-such-account``, ``uid-too-low``.
+            AccessError: codes ``no-localname``, ``no-such-account``, ``uid-too-low``, ``account-denied``.
         """
         found = self._known.get(principal)
         if found and found[0] > time.monotonic():
@@ -70,7 +73,21 @@ class Accounts:
                 code="uid-too-low",
                 hint="log in with a personal account",
             )
+        if row.pw_name in self._deny or row.pw_uid in self._denied_uids():
+            raise AccessError(
+                f"nobody logs in as the account of {principal} here",
+                code="account-denied",
+                hint="log in with a personal account",
+            )
         return Account(row.pw_name, row.pw_uid, row.pw_gid, row.pw_dir, row.pw_shell or "/bin/sh")
+
+    def _denied_uids(self) -> set[int]:
+        """By number as well: two names can share one."""
+        found = set()
+        for name in self._deny:
+            with contextlib.suppress(KeyError):
+                found.add(pwd.getpwnam(name).pw_uid)
+        return found
 
 
 def _exists(principal: str) -> bool:

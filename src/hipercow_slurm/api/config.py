@@ -36,7 +36,8 @@ class Api(Table, frozen=True):
             API hosts can share.
         realm: the one realm whose passwords we check.
         keytab, service: proof that the KDC is the real one (verify_init_creds); both must be readable at start.
-        minimum_uid: accounts below it cannot log in.
+        minimum_uid, deny: accounts below it, or of these names, cannot log in: Slurm's own user must not (its
+            uid is high on Debian).
         session_max_s: a session ends after this time even if the ticket could be renewed for longer.
         fast: armour around password checks (RFC 6113) with a ticket of our own: "try" uses it where the KDC offers
             it, "require" asks no KDC without it, "off" does without.
@@ -56,6 +57,7 @@ class Api(Table, frozen=True):
     database: str = "/var/lib/hipercow-slurm/api/api.sqlite"
     keytab: str = "/etc/hipercow-slurm/api.keytab"
     minimum_uid: int = 1000
+    deny: tuple[str, ...] = ("slurm", "nobody")
     session_max_s: int = 7 * 86400
     fast: Literal["off", "try", "require"] = "try"
     weak_enctypes: Literal["refuse", "allow"] = "refuse"

@@ -78,7 +78,7 @@ async def running(conf: Config, counted: ApiMetrics, trail: Trail, seen: EndPoin
     if conf.api.weak_enctypes == "refuse":
         enctypes.refuse_weak_keytab(conf.api.keytab, service)
     async with opened(conf.api.database) as database:
-        accounts = Accounts(minimum_uid=conf.api.minimum_uid)
+        accounts = Accounts(minimum_uid=conf.api.minimum_uid, deny=conf.api.deny)
         servers = [(row.host, row.port, with_realm(row.principal, realm)) for row in conf.cache.servers]
         tickets = Tickets(AuksClient(servers, limits=_CACHE_LIMITS))
         sessions = Sessions(database, session_max_s=conf.api.session_max_s)
