@@ -168,7 +168,7 @@ def test_the_stolen_database_opens_nothing(box):
     with sqlite3.connect(f"file:{box.dir}/state/api.sqlite?mode=ro", uri=True) as stolen:
         tables = {name for (name,) in stolen.execute("SELECT name FROM sqlite_master WHERE type='table'")}
         sealed = [row for (row,) in stolen.execute("SELECT sealed FROM session")]
-    assert tables == {"session", "submission", "bucket", "known_place", "conversation"}
+    assert tables == {"session", "submission", "bucket", "known_place", "conversation", "last_view"}
     assert len({blob[:12] for blob in sealed}) == len(sealed), "a nonce was used twice"
 
 
@@ -249,7 +249,7 @@ def test_health_says_what_is_down_and_nothing_else(box):
     with box.client() as client:
         assert client.get("/v1/health").json() == {
             "status": "ok",
-            "checks": {"kdc": "ok", "signer": "ok", "cache": "ok", "slurm": "ok"},
+            "checks": {"kdc": "ok", "signer": "ok", "cache": "ok", "slurm": "ok", "database": "ok"},
         }
         with box.without("auksd"):
             time.sleep(5.1)  # an answer is kept for five seconds
