@@ -86,6 +86,11 @@ acl = "{dir}/auksd.acl"
 store = "{dir}/auksd.db"
 key_file = "{dir}/auksd.key"
 """
+# As the systemd units have it, where the kernel can (6.3): no memory that can be written and then executed.
+# PR_SET_MDWE, PR_MDWE_REFUSE_EXEC_GAIN.
+DENY_WRITE_EXECUTE = (
+    "import ctypes, os, sys; ctypes.CDLL(None).prctl(65, 1, 0, 0, 0); os.execv(sys.argv[1], sys.argv[1:])"
+)
 ACL = 'rule { principal = "^[a-z]+@REALM.TEST$"; host = *; role = user; }\n'
 
 
@@ -166,6 +171,7 @@ class ApiBox:
         program = name.partition("-")[0]
         if program == "api":
             argv += ["setpriv", f"--reuid={API_UID}", f"--regid={API_UID}", "--clear-groups"]
+        argv += [sys.executable, "-c", DENY_WRITE_EXECUTE]
         return [*argv, sys.executable, "-m", "hipercow_slurm", program, "--config", str(self.dir / f"{name}.toml")]
 
     def start(self, name: str) -> None:

@@ -44,7 +44,7 @@ def main() -> int:
 def compile_in(folder: Path) -> subprocess.CompletedProcess[str]:
     """Compile the binding in ``folder``; the compiler's result."""
     ffi = cffi.FFI()
-    ffi.cdef(cdef.CDEF)
+    ffi.cdef(cdef.CDEF + cdef.CALLBACKS)
     ffi.set_source(MODULE, "#include <krb5.h>\n", py_limited_api=True)
     source = folder / "_libkrb5.c"
     with contextlib.redirect_stdout(None):  # cffi tells what it generates

@@ -186,3 +186,9 @@ krb5_error_code krb5_c_encrypt_iov(krb5_context, const krb5_keyblock *, int32_t,
 ERROR_NUMBERS = "".join(f"#define {name} {number}\n" for name, number in codes.NUMBERS.items())
 
 CDEF = TYPES + CONSTANTS + ERROR_NUMBERS + CONTEXT + NAMES + CCACHE + KEYTAB + CREDS + AUTH
+
+# Called by libkrb5: a static function of the compiled module. Without that module there is none, and cffi must make
+# one at run time in memory that can be written and executed, which the systemd units forbid (MemoryDenyWriteExecute).
+CALLBACKS = """
+extern "Python" int32_t hipercow_slurm_prompter(krb5_context, void *, const char *, const char *, int, krb5_prompt *);
+"""

@@ -81,13 +81,13 @@ def password_tgt(
         with (
             fresh() as own_context,
             armored(own_context, lifetime_s, renew_s, armor, required=armor_required) as options,
-            questions.prompter() as prompter,
+            questions.prompter() as (prompter, data),
         ):
             kept = None if weak else enctypes.ask_for_strong(own_context, options)
             # With a prompter libkrb5 would go on to change a password that is too old; that is a step of its own here.
             lib.krb5_get_init_creds_opt_set_change_password_prompt(options, 0)
             code = lib.krb5_get_init_creds_password(
-                own_context, found, client, secret, prompter, NULL, 0, NULL, options
+                own_context, found, client, secret, prompter, data, 0, NULL, options
             )
             if code and questions.open:
                 raise AnswersWantedError(f"cannot {doing}: the KDC asks for more than a password", questions.open)

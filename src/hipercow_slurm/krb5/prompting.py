@@ -16,7 +16,7 @@ from typing import Any
 
 from hipercow_slurm.errors import CredentialError
 from hipercow_slurm.krb5 import codes
-from hipercow_slurm.krb5.lib import NULL, ffi, lib
+from hipercow_slurm.krb5.lib import MODE, NULL, ffi, lib
 
 MAX_PROMPTS = 8  # of one login; a KDC that asks more is not one we can talk to
 MAX_TEXT = 500  # characters of a prompt that are shown
@@ -55,10 +55,13 @@ class Questions:
         self.open: list[Prompt] = []
 
     @contextlib.contextmanager
-    def prompter(self) -> Iterator[Any]:
-        """A krb5_prompter_fct, good for the length of the block."""
-        signature = "int32_t(krb5_context, void *, const char *, const char *, int, krb5_prompt *)"
-        yield ffi.callback(signature, self._asked, error=_CANNOT)
+    def prompter(self) -> Iterator[tuple[Any, Any]]:
+        """A krb5_prompter_fct and its data, good for the length of the block."""
+        if MODE == "api":
+            yield lib.hipercow_slurm_prompter, ffi.new_handle(self)
+        else:
+            signature = "int32_t(krb5_context, void *, const char *, const char *, int, krb5_prompt *)"
+            yield ffi.callback(signature, self._asked, error=_CANNOT), NULL
 
     def _asked(self, own_context: Any, _data: Any, name: Any, banner: Any, number: int, prompts: Any) -> int:
         """libkrb5 wants ``number`` answers (none: it only tells something)."""
@@ -78,6 +81,16 @@ class Questions:
             if not _reply(prompts[at].reply, self._answers.pop(0)):
                 return _CANNOT
         return 0
+
+
+def _static(own_context: Any, data: Any, name: Any, banner: Any, number: int, prompts: Any) -> int:
+    """The compiled module's one prompter: ``data`` says whose."""
+    questions = ffi.from_handle(data)
+    return int(questions._asked(own_context, data, name, banner, number, prompts))
+
+
+if MODE == "api":
+    ffi.def_extern(name="hipercow_slurm_prompter", error=_CANNOT)(_static)
 
 
 def _reply(reply: Any, answer: bytes | bytearray) -> bool:
