@@ -44,7 +44,7 @@ async def test_200_kills_on_postgresql(folder: Path, tgt: dict[str, KrbCred], po
         print(f"{KILLS} kills amid {total} acknowledged adds on PostgreSQL: none lost, none half-written")
 
 
-async def test_100_kills_of_one_of_several_processes(folder: Path, tgt: dict[str, KrbCred]) -> None:
+async def test_50_kills_of_one_of_several_processes(folder: Path, tgt: dict[str, KrbCred]) -> None:
     """The one that has the store in every third case, else one of those that have the connections."""
     with Auksd(folder / "processes", folder, extra="processes = 2", renew="enabled = false") as auksd:
 
@@ -61,8 +61,8 @@ async def test_100_kills_of_one_of_several_processes(folder: Path, tgt: dict[str
                 auksd.start()
             auksd.fronts()
 
-        total = await survive_kills(auksd, tgt, KILLS // 2, kill, start)
-        print(f"{KILLS // 2} kills of processes amid {total} acknowledged adds: none lost, none half-written")
+        total = await survive_kills(auksd, tgt, KILLS // 4, kill, start)
+        print(f"{KILLS // 4} kills of processes amid {total} acknowledged adds: none lost, none half-written")
 
 
 async def test_100_kills_of_postgresql_itself(folder: Path, tgt: dict[str, KrbCred], postgres_server: Postgres) -> None:

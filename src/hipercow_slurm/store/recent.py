@@ -5,12 +5,14 @@ In memory as plain as they are on their way to each of those nodes; the key that
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from dataclasses import dataclass
 
 from hipercow_slurm.store.base import Entry
 from hipercow_slurm.values import KrbCred
 
-LIMIT_BYTES = 8 * 1024 * 1024  # some 8 000 usual ones
+# Some 18 000 usual ones. More of them asked for in turn, and each is opened anew: 0.03 to 0.05 ms in place of nothing.
+LIMIT_BYTES = 24 * 1024 * 1024
 _EACH_BYTES = 600  # of objects around a ticket
 
 
@@ -36,7 +38,8 @@ class Recent:
     def __init__(self, limit_bytes: int = LIMIT_BYTES) -> None:
         self._limit_bytes = limit_bytes
         self._bytes = 0
-        self._known: dict[int, Opened] = {}
+        # Of a plain dict the first key is slow to find: those dropped before it are stepped over.
+        self._known: OrderedDict[int, Opened] = OrderedDict()
         self.get = self._known.get
 
     def __len__(self) -> int:
@@ -48,7 +51,7 @@ class Recent:
         self._known[uid] = opened
         self._bytes += _size(opened)
         while self._bytes > self._limit_bytes:
-            self.drop(next(iter(self._known)))
+            self._bytes -= _size(self._known.popitem(last=False)[1])
 
     def drop(self, uid: int) -> None:
         """Hold nothing for ``uid``."""

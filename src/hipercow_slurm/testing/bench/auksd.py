@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from hipercow_slurm.testing.bench import auksd_ops, auksd_renewal, auksd_size, site
+from hipercow_slurm.testing.bench import auksd_ops, auksd_processes, auksd_renewal, auksd_size, site
 from hipercow_slurm.testing.bench.auksd_ops import LONG, Shape
 from hipercow_slurm.testing.bench.servers import makers
 from hipercow_slurm.testing.bench.table import Goal, show
@@ -51,6 +51,8 @@ def run(plan: Plan, folder: Path) -> list[Goal]:
         finally:
             for server in servers.values():
                 server.stop()
+        several = auksd_processes.run(found, max(plan.clients), plan.rounds, plan.seconds, folder)
+        show(auksd_processes.table(several))
         sizes = auksd_size.run(found, make, plan.counts, folder)
         show(auksd_size.table(sizes))
         renewals = auksd_renewal.run(found, plan.renewals, plan.seconds, folder)

@@ -58,7 +58,7 @@ def _cycle(site: Site, server: Process, shape: Shape, seconds: float) -> dict[st
         asked = Asked(verb, shape.clients, shape.per_connection, seconds, 0, count, items)
         before = server.cpu_s()
         load = site.load(server.port, asked)
-        return load, _measured(load, server.cpu_s() - before)
+        return load, measured(load, server.cpu_s() - before)
 
     found = {}
     added, found["add (new)"] = timed("add", items=site.items, count=site.items)
@@ -73,7 +73,8 @@ def _cycle(site: Site, server: Process, shape: Shape, seconds: float) -> dict[st
     return found
 
 
-def _measured(load: Load, cpu_s: float) -> Measured:
+def measured(load: Load, cpu_s: float) -> Measured:
+    """What a load gave, with the CPU the server took for it."""
     each = 1e3 / load.done
     return Measured(load.rate, cpu_s * each, load.p50_ms, load.p95_ms, load.max_ms, load.client_cpu_s * each)
 
@@ -122,7 +123,7 @@ def without_stall(site: Site, servers: Mapping[str, Process], clients: int, seco
         site.load(server.port, Asked("add", 8, LONG, PATIENT_S, 0, count, count))
         before = server.cpu_s()
         load = site.load(server.port, Asked("get", clients, 1, seconds, 0, 0, count, quickack=True))
-        one = _measured(load, server.cpu_s() - before)
+        one = measured(load, server.cpu_s() - before)
         rows.append([name, clients, one.rate, one.cpu_ms, one.p50_ms, one.max_ms])
         site.load(server.port, Asked("remove", 8, LONG, PATIENT_S, 0, count, count))
     heads = ("server", "clients", "op/s", "CPU ms/op", "p50 ms", "max ms")

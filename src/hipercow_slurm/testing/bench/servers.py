@@ -31,6 +31,7 @@ keytab = "{keytab}"
 acl = "{folder}/auksd.acl"
 store = "{folder}/credentials.db"
 key_file = "{folder}/auksd.key"
+{extra}
 [renew]
 {renew}
 """
@@ -119,18 +120,18 @@ class Process:
 
 
 class Ours(Process):
-    """``hipercow-slurm auksd``; ``renew`` is lines of that section."""
+    """``hipercow-slurm auksd``; ``extra`` is lines of section [auksd], ``renew`` of that one."""
 
     name = "ours"
 
-    def __init__(self, site: Site, folder: Path, *, renew: str = "") -> None:
+    def __init__(self, site: Site, folder: Path, *, extra: str = "", renew: str = "") -> None:
         super().__init__(site, folder)
         (folder / "auksd.acl").write_text(ACL)
         key = folder / "auksd.key"
         key.touch(mode=0o600)
         key.write_text(secrets.token_hex(32))
         values = {"port": self.port, "service": SERVICE, "keytab": site.folder / "auksd.keytab"}
-        (folder / "auksd.toml").write_text(OURS_TOML.format(**values, folder=folder, renew=renew))
+        (folder / "auksd.toml").write_text(OURS_TOML.format(**values, folder=folder, extra=extra, renew=renew))
 
     def command(self) -> list[str]:
         """See ``Process``."""
