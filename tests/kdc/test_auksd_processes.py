@@ -8,10 +8,11 @@ import re
 import signal
 import socket
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
-from auksd_box import ACL, Auksd, uid_of
+from auksd_box import ACL, USERS, Auksd, login, uid_of
 from auksd_kills import rising, survive_kills
 from auksd_site import Site, Talk
 
@@ -201,3 +202,32 @@ def test_no_front_outlives_a_killed_owner(site, tgt):
     site.start()
     with Talk(site, tgt["games"]) as talk:
         assert isinstance(talk.ask(m.Ping()), m.PingReply)
+
+
+async def test_renewals_are_shared_out_and_those_of_a_dead_front_are_done_again(realm, folder, tgt):
+    """Would have caught: a renewal that waits for ever for a process that is gone."""
+    renew = "at = 0.15\njitter = 0.03\nmargin_s = 1.0\nretry_max_s = 1.0"
+    with Auksd(folder / "renewals", folder, extra=TWO, renew=renew) as auksd:
+        old = {}
+        for user in USERS:
+            cred = login(folder, user, lifetime_s=40, renew_s=600)
+            await auksd.client().add(cred, auth=tgt["node"])
+            old[user] = cred.times.endtime
+        realm.pause()
+        try:
+            await asyncio.sleep(9)  # all are due after 7.2 s: each front waits for the KDC with one of them at least
+            os.kill(auksd.fronts()[0], signal.SIGKILL)
+            await asyncio.to_thread(
+                eventually, "told", lambda: auksd.lines("renew.failed", code="front-died"), within_s=20, every_s=0.05
+            )
+            dead = len(auksd.lines("renew.failed", code="front-died"))
+            assert dead < len(USERS), "the other front has a share too"
+        finally:
+            realm.resume()
+        for user in USERS:
+            await asyncio.to_thread(
+                eventually, user, partial(auksd.lines, "renew.done", uid=uid_of(user)), within_s=25, every_s=0.05
+            )
+            cred = await auksd.client().get(uid_of(user), auth=tgt["node"])
+            assert cred.times.endtime > old[user]
+        assert not auksd.lines("renew.bug") and "Traceback" not in auksd.log, auksd.log

@@ -20,30 +20,30 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Coroutine, Iterator
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Awaitable, Callable
 
 import msgspec
 
 from hipercow_slurm import log
+from hipercow_slurm.auksd import renewing
 from hipercow_slurm.auksd.config import Auksd
-from hipercow_slurm.auksd.dumping import Dump
-from hipercow_slurm.auksd.front import COUNTS, LENGTH
+from hipercow_slurm.auksd.conversations import Conversations
+from hipercow_slurm.auksd.front import COUNTS, RENEW_THREADS
 from hipercow_slurm.auksd.link import Kind, Link
 from hipercow_slurm.auksd.server import BACKLOG, bound
-from hipercow_slurm.auksd.service import Requester, Service
+from hipercow_slurm.auksd.service import Service
 from hipercow_slurm.auksd.workers import Workers
 from hipercow_slurm.errors import ConfigError, Error, UnavailableError
 from hipercow_slurm.metrics import Check
-from hipercow_slurm.wire import messages
-from hipercow_slurm.wire.messages import Reply
+from hipercow_slurm.values import KrbCred
 
 READY_S = 60.0
 COUNT_S = 1.0
 AGAIN_S = 1.0  # between two starts of a front
 BIND_S = 5.0  # the fronts of a daemon that was killed hold the port for a moment
 END_S = 5.0  # beyond the time that draining may take
+
+AskedKdc = Callable[[float, Error | None], None]
 
 
 class Fronts:
@@ -121,6 +121,17 @@ class Fronts:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
+    def renew(self, cred: KrbCred, asked_kdc: AskedKdc) -> Awaitable[KrbCred] | None:
+        """Have the front that is least busy with it renew a credential at the KDC; None if none can.
+
+        Args:
+            asked_kdc: told how long it took, and the error if it is one.
+        """
+        able = [one for one in self._all if one.ready.is_set() and len(one.renewing) < RENEW_THREADS]
+        if not able or self.draining:
+            return None
+        return min(able, key=lambda one: len(one.renewing)).renew(cred, asked_kdc)
+
     async def count(self) -> None:
         """Have each front count its connections, for ``len`` and ``proven``; one that is silent is not waited for."""
         for one in self._all:
@@ -144,21 +155,6 @@ class Fronts:
         return Check(serving == len(self._all), f"{serving} of {len(self._all)} front processes serve")
 
 
-@dataclass(slots=True)
-class _Peer:
-    """A conversation.
-
-    Attributes:
-        dump, content: what is being sent.
-        reading: a piece of it is being made.
-    """
-
-    who: Requester
-    dump: Dump | None = None
-    content: Iterator[bytes] = field(default_factory=lambda: iter(()))
-    reading: bool = False
-
-
 class Front:
     """One front process, started anew when it dies.
 
@@ -166,16 +162,18 @@ class Front:
         ready: it serves.
         connections, proven: as it counted last.
         counted: since it was asked to.
+        renewing: renewals it is at, by number.
     """
 
     def __init__(self, fronts: Fronts, number: int) -> None:
         self.ready, self.counted = asyncio.Event(), asyncio.Event()
         self.connections = self.proven = 0
+        self.renewing: dict[int, asyncio.Future[bytes]] = {}
+        self._renewals = 0
         self._fronts = fronts
         self._number = number
         self._link: Link | None = None
-        self._peers: dict[int, _Peer] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._talks = Conversations(fronts.service, fronts.workers, self._say)
 
     async def run(self, listening: socket.socket) -> None:
         """Keep the process running until it has drained; ends it when cancelled.
@@ -207,7 +205,7 @@ class Front:
         finally:
             theirs.close()
         try:
-            self._link = link = Link(self._received, self._lost)
+            self._link = link = Link(self._received, lambda: self._lost(link))
             await asyncio.get_running_loop().create_connection(lambda: link, sock=ours)
             self.configure()
             return await process.wait()
@@ -224,6 +222,21 @@ class Front:
         """Let it answer what is being asked, and end."""
         self._say(Kind.DRAIN)
 
+    async def renew(self, cred: KrbCred, asked_kdc: AskedKdc) -> KrbCred:
+        """See ``Fronts.renew``."""
+        self._renewals = number = self._renewals % 0xFFFFFFFF + 1
+        future = self.renewing[number] = asyncio.get_running_loop().create_future()
+        self._say(Kind.RENEW, number, renewing.request(cred))
+        try:
+            seconds, found = renewing.result(await future)
+        finally:
+            self.renewing.pop(number, None)
+        if isinstance(found, Error):
+            asked_kdc(seconds, found)
+            raise found
+        asked_kdc(seconds, None)
+        return found
+
     def count(self) -> None:
         """Ask how many connections it has."""
         self.counted.clear()
@@ -235,106 +248,30 @@ class Front:
         if self._link is not None:
             self._link.send(kind, number, payload)
 
-    def _lost(self) -> None:
-        """The process is gone. What is being done for its peers goes on: a change may be committed already."""
+    def _lost(self, link: Link) -> None:
+        """The process is gone."""
+        if link is not self._link:
+            return
         self._link = None
         self.connections = self.proven = 0
         self.counted.set()
-        for number in list(self._peers):
-            self._leave(number)
+        self._talks.end()
+        if not self._fronts.draining:
+            for future in self.renewing.values():
+                if not future.done():
+                    future.set_exception(UnavailableError("the process that asked the KDC died", code="front-died"))
 
     def _received(self, kind: int, number: int, payload: bytes) -> None:
-        peer = self._peers.get(number)
-        if kind == Kind.ASK:
-            if peer is not None:
-                self._answer(number, peer, payload)
-        elif kind == Kind.HELLO:
-            self._enter(number, payload.decode())
-        elif kind == Kind.BYE:
-            self._leave(number)
-        elif kind == Kind.UNKNOWN:
-            if peer is not None:
-                self._do(self._malformed(number, peer, payload.decode()))
-        elif kind == Kind.MORE:
-            if peer is not None and not peer.reading:
-                self._do(self._piece(number, peer))
+        if kind == Kind.RENEWED:
+            if (future := self.renewing.get(number)) is not None and not future.done():
+                future.set_result(payload)
         elif kind == Kind.COUNT:
             self.connections, self.proven = COUNTS.unpack(payload)
             self.counted.set()
         elif kind == Kind.READY:
             self.ready.set()
-
-    def _enter(self, number: int, text: str) -> None:
-        address, _, principal = text.partition(" ")
-        who = self._fronts.service.requester(principal, address)
-        if who is None:
-            self._do(self._turn_away(number, principal, address))
         else:
-            self._peers[number] = _Peer(who)
-
-    def _leave(self, number: int) -> None:
-        peer = self._peers.pop(number, None)
-        if peer is not None and not peer.reading:
-            self._do(self._end_dump(peer))
-
-    def _answer(self, number: int, peer: _Peer, payload: bytes) -> None:
-        request = messages.decode_request(payload)
-        reply = self._fronts.service.answer_now(peer.who, request)
-        if reply is None:
-            self._do(self._wait(number, peer, request))
-        else:
-            self._reply(number, reply)
-
-    def _reply(self, number: int, reply: Reply) -> None:
-        self._say(Kind.ANSWER, number, messages.encode(reply))
-
-    def _do(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.get_running_loop().create_task(self._guarded(work))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    async def _guarded(self, work: Coroutine[Any, Any, None]) -> None:
-        try:
-            await work
-        except Exception:
-            log.get().exception("auksd.bug", front=self._number)
-
-    async def _turn_away(self, number: int, principal: str, address: str) -> None:
-        await self._fronts.service.turned_away(principal, address)
-        self._say(Kind.CLOSE, number)
-
-    async def _malformed(self, number: int, peer: _Peer, why: str) -> None:
-        self._reply(number, await self._fronts.service.malformed(peer.who, why))
-
-    async def _wait(self, number: int, peer: _Peer, request: messages.Request) -> None:
-        reply = await self._fronts.service.answer(peer.who, request)
-        if not isinstance(reply, Dump):
-            self._reply(number, reply)
-        elif self._peers.get(number) is peer:
-            peer.dump, peer.content = reply, iter(reply.content())
-            self._say(Kind.DUMP, number, LENGTH.pack(reply.length))
-        else:
-            await self._fronts.workers.run(reply.close)
-
-    async def _piece(self, number: int, peer: _Peer) -> None:
-        """Read on in a dump, as its peer takes it."""
-        peer.reading = True
-        try:
-            piece = await self._fronts.workers.run(next, peer.content, b"")
-            self._say(Kind.PIECE, number, piece)
-        except Error as error:
-            log.get().error("auksd.dump_failed", code=error.code, why=error.message)
-            self._say(Kind.CLOSE, number)
-            piece = b""
-        finally:
-            peer.reading = False
-        if not piece or self._peers.get(number) is not peer:
-            await self._end_dump(peer)
-
-    async def _end_dump(self, peer: _Peer) -> None:
-        dump, peer.dump, peer.content = peer.dump, None, iter(())
-        if dump is not None:
-            await self._fronts.workers.run(dump.close)
+            self._talks.received(kind, number, payload)
 
 
 async def _bound(config: Auksd) -> socket.socket:

@@ -12,6 +12,8 @@
     MORE n                         --->
                                    <---    PIECE n   of the dump; an empty one is its end
     BYE n                          --->              the connection is closed
+                                   <---    RENEW n   a credential; n counts renewals
+    RENEWED n                      --->              what came of it (both: ``renewing.py``)
                                    <---    COUNT
     COUNT      connections, proven --->
                                    <---    DRAIN     end when everybody is answered
@@ -51,6 +53,8 @@ class Kind(IntEnum):
     MORE = auto()
     PIECE = auto()
     BYE = auto()
+    RENEW = auto()
+    RENEWED = auto()
     COUNT = auto()
     DRAIN = auto()
 

@@ -15,7 +15,7 @@ import asyncio
 import contextlib
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from hipercow_slurm import log
 from hipercow_slurm.auksd.agenda import Act, Agenda, Plan, Timing, plan, plan_retry
@@ -41,6 +41,9 @@ class Renewer:
         rate_per_s: how many are begun per second: after an outage everything is due.
         now: seconds since 1970.
         observe: told of each ``renewed``, ``failed`` (to be tried again) and ``dropped``.
+
+    Attributes:
+        elsewhere: as ``renew``, in another process; None from it: there is none, take a thread.
     """
 
     def __init__(
@@ -54,6 +57,7 @@ class Renewer:
         now: Callable[[], float] = time.time,
         observe: Callable[[str], None] = lambda result: None,
     ) -> None:
+        self.elsewhere: Callable[[KrbCred], Awaitable[KrbCred] | None] = lambda cred: None
         self._observe = observe
         self._due_since: dict[int, float] = {}  # those whose renewal is due and has not succeeded yet
         self._store = store
@@ -151,7 +155,8 @@ class Renewer:
         loop = asyncio.get_running_loop()
         at = max(self._next_slot, loop.time())
         self._next_slot = at + 1 / self._rate_per_s
-        await asyncio.sleep(at - loop.time())
+        if (wait := at - loop.time()) > 0:
+            await asyncio.sleep(wait)
 
     async def _renew(self, uid: int) -> Plan | None:
         """Renew what is stored for ``uid``; what to do with it next, None if there is nothing."""
@@ -165,7 +170,7 @@ class Renewer:
         if plan(entry.times, self._timing, -1.0).at > self._now():  # a fresh one came
             return plan(entry.times, self._timing, self._spread())
         try:
-            new = await self._workers.run(self._renew_at_kdc, sealed.open())
+            new = await self._ask(sealed.open())
             if new.times.endtime <= entry.times.endtime:
                 raise UnavailableError("the renewed ticket ends no later than the old one", code="renew-no-gain")
         except Error as error:
@@ -173,18 +178,16 @@ class Renewer:
         done = await self._store.put(uid, new, self._over)
         self._settled(uid)
         self._observe("renewed")
-        self._log.info(
-            "renew.done",
-            uid=uid,
-            principal=entry.principal,
-            endtime=new.times.endtime,
-            renew_till=new.times.renew_till,
-            stored=done.stored,
-        )
+        told = {"uid": uid, "principal": entry.principal, "endtime": new.times.endtime}
+        log.info("renew.done", told | {"renew_till": new.times.renew_till, "stored": done.stored})
         if done.entry is None:
             return None
         following = plan(done.entry.times, self._timing, self._spread())
         return Plan(following.act, max(following.at, self._now() + SOONEST_AGAIN_S))
+
+    async def _ask(self, cred: KrbCred) -> KrbCred:
+        asking = self.elsewhere(cred)
+        return await (self._workers.run(self._renew_at_kdc, cred) if asking is None else asking)
 
     def _over(self, old: Entry | None, new: Entry) -> bool:
         return old is not None and old.principal == new.principal and replaces(old, new, self._now())

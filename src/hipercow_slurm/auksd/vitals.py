@@ -66,21 +66,22 @@ class Vitals:
             try:
                 new = renew(cred)
             except Error as error:
-                self._kdc(began, error)
+                self.asked_kdc(self._clock() - began, error)
                 raise
-            self._kdc(began, None)
+            self.asked_kdc(self._clock() - began, None)
             return new
 
         return timed
 
-    def _kdc(self, began: float, error: Error | None) -> None:
+    def asked_kdc(self, seconds: float, error: Error | None) -> None:
+        """The KDC was asked, took so long, and gave a ticket or this error."""
         now = self._clock()
         if isinstance(error, UnavailableError):
             self._kdc_why, self._kdc_down_at = error.message, now
         else:  # a no is an answer too
             self._kdc_ok_at = now
         if self.metrics is not None:
-            self.metrics.kdc(now - began, ok=error is None)
+            self.metrics.kdc(seconds, ok=error is None)
 
     def kdc_health(self) -> Check:
         """How the KDC is, as the renewer knows it."""
