@@ -185,6 +185,8 @@ def run_until_killed(program: Path, path: Path, after: int) -> dict[int, int]:
     acknowledged = {}
     with child:
         for count, line in enumerate(child.stdout):
+            if not line.endswith("\n"):  # the kill came in the middle of it
+                break
             uid, number = map(int, line.split())
             acknowledged[uid] = number
             if count == after:
