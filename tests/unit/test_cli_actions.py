@@ -115,6 +115,10 @@ def test_what_cannot_be_copied_does_not_keep_the_others_from_it(alice: Laptop) -
         (("cp", ":/home/alice/no*", "x"), "no file on the cluster is named"),
         (("cp", ":/home/alice/none", "x"), "there is no /home/alice/none"),
         (("ls", ":/home/alice/here"), "is not a directory"),
+        (("cancel", "abc"), "'abc' is not a job's number; `hipercow-slurm jobs` lists yours"),
+        (("show", "99999999999999999999"), "is not a job's number"),
+        (("cancle", "17"), "there is no command 'cancle'. Did you mean cancel"),
+        (("zzz",), "there is no command 'zzz'."),
         (("jobs", "--watch"), "for people at a terminal"),
         (("sessions", "--end", "zzz"), "no session of yours"),
         (("jobs", "-M", "elsewhere"), "there is no cluster 'elsewhere'"),
@@ -128,6 +132,14 @@ def test_what_makes_no_sense_says_so_in_one_sentence(alice: Laptop, arguments: t
     as_json = alice.run(*arguments, "--json")
     error = json.loads(as_json.stderr)["error"]
     assert words in error["message"] and error["exit_status"] == as_json.returncode == done.returncode, as_json
+
+
+def test_json_and_the_cluster_may_stand_before_the_command(alice: Laptop) -> None:
+    """`hipercow-slurm --json jobs` was told: no such option, did you mean --version?"""
+    alice.api.new_job(state="RUNNING")
+    assert json.loads(alice.ok("--json", "jobs"))[0]["state"] == "RUNNING"
+    refused = alice.run("--json", "-M", "elsewhere", "jobs")
+    assert json.loads(refused.stderr)["error"]["code"] == "no-cluster" and refused.returncode == 78, refused
 
 
 @pytest.mark.parametrize(

@@ -59,7 +59,7 @@ def test_a_password_in_the_keyring_logs_in_again_by_itself(nobody: Laptop, chain
     nobody.ok("login", "--password-stdin", "--no-keyring", input=PASSWORD + "\n", **chain)
     assert kept(nobody) == {}
     nobody.api.tokens.clear()
-    assert nobody.run("jobs", **chain).returncode == 4
+    assert nobody.run("jobs", **chain).returncode == 3
 
 
 def test_no_password_is_kept_unless_one_asks(nobody: Laptop, chain: dict[str, str]) -> None:

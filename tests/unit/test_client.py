@@ -108,7 +108,7 @@ def test_an_authority_that_cannot_be_read(tmp_path: Path) -> None:
         (400, "bad-request", errors.RequestError),
         (404, "no-such-job", errors.RequestError),
         (422, "idempotency-key-reused", errors.RequestError),
-        (401, "not-authenticated", errors.AccessError),
+        (401, "not-authenticated", errors.CredentialError),
         (401, "session-expired", errors.CredentialError),
         (401, "login-failed", errors.CredentialError),
         (403, "role-denied", errors.AccessError),

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from hipercow_slurm.cli.common import EXAMPLES, connect, print_error, print_json, user_options
+from hipercow_slurm.cli.common import EXAMPLES, JobId, connect, print_error, print_json, user_options
 from hipercow_slurm.cli.completion import job_ids
 from hipercow_slurm.client.sync.client import Client
 from hipercow_slurm.errors import Error
@@ -16,7 +16,7 @@ from hipercow_slurm.errors import Error
 def _ids(states: tuple[str, ...] = ()) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """The argument of all these commands."""
     return click.argument(
-        "ids", type=click.IntRange(1), nargs=-1, required=True, metavar="JOB_ID...", shell_complete=job_ids(*states)
+        "ids", type=JobId(), nargs=-1, required=True, metavar="JOB_ID...", shell_complete=job_ids(*states)
     )
 
 

@@ -30,7 +30,20 @@ EXAMPLES = "\b\nExamples:\n"
 _CLUSTER = "hipercow_slurm.cluster"
 
 
-def _remember(ctx: click.Context, param: click.Parameter, value: str | None) -> None:
+class JobId(click.ParamType):  # type: ignore[type-arg]  # older releases of click have no type arguments
+    """The number that ``submit`` told."""
+
+    name = "job id"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        text = str(value)
+        if not (text.isascii() and text.isdigit() and 0 < int(text[:12]) < 2**32 - 1):
+            self.fail(f"{text!r} is not a job's number; `hipercow-slurm jobs` lists yours", param, ctx)
+        return int(text)
+
+
+def remember(ctx: click.Context, param: click.Parameter, value: str | None) -> None:
+    """Note which cluster the command line names."""
     if value:
         ctx.meta[_CLUSTER] = value
 
@@ -47,7 +60,7 @@ def user_options(command: F) -> F:
         "--cluster",
         metavar="NAME",
         expose_value=False,
-        callback=_remember,
+        callback=remember,
         shell_complete=_cluster_names,
         help="Cluster of that name in your configuration.",
     )(command)

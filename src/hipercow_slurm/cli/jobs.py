@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from hipercow_slurm.cli.common import EXAMPLES, connect, print_json, user_options, when
+from hipercow_slurm.cli.common import EXAMPLES, JobId, connect, print_json, user_options, when
 from hipercow_slurm.cli.completion import job_ids, partitions, states
 from hipercow_slurm.client.models import JobInfo
 from hipercow_slurm.client.problems import clean
@@ -87,7 +87,7 @@ def _watch(query: dict[str, str | int], every_s: float, *, as_json: bool) -> Non
 
 
 @click.command(epilog=EXAMPLES + "  hipercow-slurm show 17\n  hipercow-slurm show --json 17 | jq .credential")
-@click.argument("job_id", type=click.IntRange(1), shell_complete=job_ids())
+@click.argument("job_id", type=JobId(), shell_complete=job_ids())
 @user_options
 def show(job_id: int, as_json: bool) -> None:
     """Show one job, and until when its ticket is good."""
@@ -128,7 +128,7 @@ def _details(job: JobInfo) -> list[tuple[str, str]]:
     epilog=EXAMPLES
     + "  hipercow-slurm logs 17\n  hipercow-slurm logs -f 17\n  hipercow-slurm logs --stderr 17 > errors.txt"
 )
-@click.argument("job_id", type=click.IntRange(1), shell_complete=job_ids())
+@click.argument("job_id", type=JobId(), shell_complete=job_ids())
 @click.option("-f", "--follow", "follow_", is_flag=True, help="Go on as the output grows, until the job has ended.")
 @click.option("-e", "--stderr", is_flag=True, help="Standard error instead of standard output.")
 @user_options

@@ -75,6 +75,17 @@ class Lazy(click.Group):
         assert isinstance(command, click.Command)
         return command
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+            from difflib import get_close_matches
+
+            near = get_close_matches(args[0], COMMANDS, n=3)
+            meant = f" Did you mean {' or '.join(near)}?" if near else ""
+            raise click.UsageError(f"there is no command {args[0]!r}.{meant}", ctx)
+        return super().resolve_command(ctx, args)
+
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
         # click's own way would import every command, and fail where an extra is missing.
         names = [CompletionItem(name, help=row[2]) for name, row in COMMANDS.items() if name.startswith(incomplete)]
@@ -102,8 +113,23 @@ Where to begin:
 """
 
 
+def _json(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+    """People write it before the command, too."""
+    if value:
+        ctx.default_map = {name: {"as_json": True} for name in COMMANDS}
+
+
+def _cluster(ctx: click.Context, param: click.Parameter, value: str | None) -> None:
+    if value:
+        from hipercow_slurm.cli.common import remember
+
+        remember(ctx, param, value)
+
+
 @click.command(cls=Lazy, context_settings={"help_option_names": ["-h", "--help"]}, epilog=EXIT_STATUS)
 @click.version_option(__version__, prog_name="hipercow-slurm")
+@click.option("--json", "as_json", is_flag=True, expose_value=False, callback=_json, help="As each command's --json.")
+@click.option("-M", "--cluster", metavar="NAME", expose_value=False, callback=_cluster, help="As each command's -M.")
 def program() -> None:
     """Submit Slurm jobs from anywhere, with a Kerberos ticket that lives as long as the job."""
 

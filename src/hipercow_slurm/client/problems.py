@@ -48,7 +48,7 @@ CREDENTIAL_CODES = frozenset(
     }
 )
 _FAMILIES: dict[int, type[Error]] = {
-    401: AccessError,
+    401: CredentialError,
     403: AccessError,
     422: SchedulerError,
     429: UnavailableError,
