@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import io
+import re
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -24,6 +26,8 @@ with Client(username="alice", password=lambda username, url: input(), remember=F
     print(job.output(), end="")
     print(job.state, job.exit_status)
 """
+# Which Kerberos libraries a program has loaded.
+MAPPED = "import re; print(set(re.findall(r'lib(?:krb5|gssapi)[^ /]*', open('/proc/self/maps').read())))"
 
 
 @pytest.mark.parametrize("python", ["3.11", "3.12", "3.13"])
@@ -41,10 +45,40 @@ def test_every_platform_resolves_to_pure_wheels(platform: str, python: str) -> N
         assert any(name.endswith("-none-any.whl") for name in wheels), (row["name"], wheels)
 
 
-def test_the_wheel_alone_submits_a_job(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Both wheels of this tree."""
+    subprocess.run([str(ROOT / "tools/build-wheels.sh")], check=True, capture_output=True, timeout=600)
+    folder = tmp_path_factory.mktemp("wheels")
+    for wheel in (ROOT / "dist").glob("*.whl"):
+        shutil.copy(wheel, folder)
+    return folder
+
+
+def test_the_wheel_with_the_binding_has_the_programs_of_a_node(wheels: Path, tmp_path: Path) -> None:
+    """pip chooses it on Linux; with the extra it brings what a node needs, without a compiler."""
+    subprocess.run([sys.executable, "-m", "venv", str(tmp_path / "venv")], check=True, timeout=120)
+    bin_ = tmp_path / "venv/bin"
+
+    def run(*argv: str) -> str:
+        # No compiler is in this PATH, and nothing of the project's.
+        env = {"PATH": str(bin_), "HOME": str(tmp_path)}
+        done = subprocess.run([bin_ / argv[0], *argv[1:]], env=env, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    pip = ("pip", "--disable-pip-version-check", "install", "-q", "--only-binary=:all:", "--find-links", str(wheels))
+    run(*pip, "hipercow-slurm[agent]")
+    assert re.fullmatch(r"hipercow-slurm, version \d\S+\n", run("hipercow-slurm", "--version"))
+    for program in ("agent", "upload", "doctor"):
+        assert "Usage:" in run("hipercow-slurm", program, "--help")
+    assert "libkrb5" in run("python", "-c", f"from hipercow_slurm.krb5 import creds\n{MAPPED}")
+    assert "set()" in run("python", "-c", f"from hipercow_slurm import Client, AsyncClient\n{MAPPED}")
+
+
+def test_the_wheel_alone_submits_a_job(wheels: Path, tmp_path: Path) -> None:
     """An environment with the wheel and its own dependencies: no compiler, no Kerberos, nothing of ours beside it."""
-    subprocess.run([str(ROOT / "tools/build-wheels.sh")], check=True, capture_output=True, timeout=300)
-    (wheel,) = (ROOT / "dist").glob("*-none-any.whl")
+    (wheel,) = wheels.glob("*-none-any.whl")
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
     subprocess.run([*pip, "download", "-q", "--only-binary=:all:", "-d", str(tmp_path), str(wheel)], check=True)
     with Sandbox() as box:

@@ -38,7 +38,7 @@ def test_partitions_nodes_load_and_limits(alice: Person) -> None:
 def test_drivers_are_told_which_share_is_which_folder(sandbox: Sandbox, alice: Person) -> None:
     """The folder that the API calls /mnt/work on nodes is the one the laptop has mounted as that share: without that a
     driver would submit jobs that find no project. Strangers learn no server's name."""
-    (row,) = alice.ask("GET", "/v1/paths").json["paths"]
+    row = alice.ask("GET", "/v1/paths").json["paths"][0]
     mounts = sandbox.run("laptop", ["findmnt", "-rn", "-o", "TARGET", "-S", row["share"]], user="pat").stdout.split()
     sandbox.run("laptop", ["touch", f"{mounts[-1]}/alice/from-laptop"], user="pat")
     owner = sandbox.run("c2", ["stat", "-c", "%U", f"{row['path']}/alice/from-laptop"]).stdout

@@ -94,6 +94,10 @@ export = "/home"
 share = "{layout.SHARE}"
 path = "{layout.SHARE_ON_NODES}"
 
+[[paths]]
+share = "//{fqdn(layout.FILES)}/data"
+path = "/data"
+
 [hipercow]
 python = {{ "{sys.version_info.major}.{sys.version_info.minor}" = "{layout.PYTHON}" }}
 # Debian 12's R, where somebody installed it, and a library that a test may fill.
