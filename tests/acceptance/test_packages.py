@@ -75,6 +75,15 @@ def test_the_compiled_door_to_libkrb5_is_used(root: FreshRoot) -> None:
     root.run(f"{python} 'import {libraries}'")
 
 
+def test_a_removed_plugin_is_not_asked_for(root: FreshRoot) -> None:
+    """`apt remove` keeps configuration: a line `required .../hipercow_slurm.so` would fail every job on that node."""
+    line = "/etc/slurm/plugstack.conf.d/hipercow-slurm.conf"
+    root.run(f"echo '# ours' >>{line}; dpkg --remove hipercow-slurm-node hipercow-slurm-spank")
+    assert root.run("grep -l hipercow_slurm /etc/slurm/plugstack.conf.d/*.conf || true") == ""
+    root.run("dpkg --install --force-confold /debs/hipercow-slurm-spank_*.deb /debs/hipercow-slurm-node_*.deb")
+    assert root.run(f"tail -1 {line}; ls {line}*") == f"# ours\n{line}\n"
+
+
 def test_an_upgrade_keeps_keys_configuration_and_state(root: FreshRoot, tmp_path: Path) -> None:
     """A second store key cannot open the store; a second signing key is unknown to slurmctld."""
     root.run("echo '# ours' >>/etc/hipercow-slurm/api.toml; echo state >/var/lib/hipercow-slurm/api/kept")
