@@ -282,6 +282,11 @@ def test_completion_without_a_session_is_silent_and_quick(api: FakeApi, terminal
     screen.write("23")
     screen.shows(r"^> hipercow-slurm cancel 123$")
     assert api.requests == []
+    screen.press("C-u")
+    screen.write("hipercow-slurm zzz ")
+    screen.press("Tab")
+    screen.write("45")
+    screen.shows(r"^> hipercow-slurm zzz 45$")
 
 
 def test_copying_shows_where_to(api: FakeApi, terminal: Open, session: None, tmp_path: Path) -> None:
