@@ -63,10 +63,10 @@ def test_refuses_what_is_no_hostlist(text: str) -> None:
 
 @pytest.mark.parametrize("text", ["c[1-999999999]", "c[1-999][1-999][1-999][1-999]", "c[1-60000],d[1-60000]"])
 def test_refuses_a_bomb_before_building_it(text: str) -> None:
-    began = time.perf_counter()
+    began = time.process_time()
     with pytest.raises(ProtocolError, match=f"more than {MAX_NAMES} names"):
         expand(text)
-    assert time.perf_counter() - began < 0.5, "it was built first"
+    assert time.process_time() - began < 0.5, "it was built first"
 
 
 def test_the_limit_itself_is_allowed() -> None:
