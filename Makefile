@@ -26,9 +26,11 @@ fuzz: setup
 	$(PYTHON) -m pip install -q --disable-pip-version-check --require-hashes --no-deps -r tests/fuzz/requirements.txt
 	$(PYTHON) tests/fuzz/run.py $(TARGET) -max_total_time=$(or $(FUZZ_S),300) -max_len=4096 -timeout=10
 
-# Two at a time: the group of tests on the cluster with real kernels beside all others.
-acceptance: slurm-trees deb
-	tools/as-anyone.sh $(PYTHON) -m pytest -m "" -n 2 --dist loadgroup tests/acceptance
+# Three at a time, because most of it waits for tickets to end; tests/acceptance/conftest.py says what comes first.
+acceptance: slurm-trees
+	@tools/setup.sh packaging
+	tools/as-anyone.sh $(PYTHON) -m pytest -m "" -v -n $(or $(WORKERS),3) --dist loadgroup --no-loadscope-reorder \
+		--durations=40 --durations-min=5 tests/acceptance
 
 # Slurm 24.11 and 26.05, out of Debian 13 and sid; kept outside the clone (see docs/reference/slurm-versions.md).
 slurm-trees:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,9 @@ RENEW_LIFE_S = 3600
 NODES = ("k1", "k2")
 # How often the agent asks the cache for something newer; its default, which the sandbox leaves.
 POLL_S = 30
-UID = {"alice": 5001, "bob": 5002, "carol": 5003}
+MANY_JOBS = 1000
+MANY_FOLDER = "/srv/data/dave/many"
+UID = {"alice": 5001, "bob": 5002, "carol": 5003, "dave": 5004}
 WATCH = (Path(__file__).parent / "watch_files.py").read_text()
 
 
@@ -72,10 +75,11 @@ class Cluster:
     alice: Person = field(init=False)
     bob: Person = field(init=False)
     carol: Person = field(init=False)
+    dave: Person = field(init=False)
 
     def __post_init__(self) -> None:
         self.operator = Operator(self.sandbox)
-        self.alice, self.bob, self.carol = (Person(self.sandbox, name) for name in UID)
+        self.alice, self.bob, self.carol, self.dave = (Person(self.sandbox, name) for name in UID)
 
     def on(self, node: str, *argv: str, user: str = "root", timeout: float = 120, check: bool = False) -> Any:
         """Run a command on a node."""
@@ -106,6 +110,68 @@ class Cluster:
         """A job's ccache is gone from a node."""
         path = f"/tmp/krb5cc_{uid}_{job_id}"
         eventually(f"{path} gone from {node}", lambda: path not in self.operator.leftovers(node), within_s=within_s)
+
+
+@dataclass(frozen=True)
+class Expiry:
+    """What a job saw whose user's ticket ended, with nothing that could renew it, until a new login.
+
+    Attributes:
+        done, changes: what ``Cluster.outcome`` tells.
+        endtime: of the ticket; unix time.
+        again: when the user logged in again; unix time.
+    """
+
+    done: dict[str, Any]
+    changes: list[dict[str, Any]]
+    endtime: float
+    again: float
+
+    @property
+    def errors(self) -> dict[str, str]:
+        """Each operation's error."""
+        return {change["op"]: change["result"] for change in self.changes if change["result"] != "ok"}
+
+    def without_a_trace(self, expected: set[str], hang_s: float) -> str:
+        """Every operation failed with one of these errors, none hung, all work again; the evidence."""
+        assert set(self.errors) == {"append", "reread", "open", "create"}, self.changes
+        assert set(self.errors.values()) <= expected, self.changes
+        assert {change["op"]: change["result"] for change in self.changes} == dict.fromkeys(self.errors, "ok"), (
+            self.changes
+        )
+        slowest = max(self.done["slowest_s"].values())
+        assert slowest < hang_s, f"something hung: {self.done}"
+        first = min(change["wall"] for change in self.changes if change["result"] != "ok")
+        back = max(change["wall"] for change in self.changes)
+        return (
+            f"{self.errors} {first - self.endtime:.0f} s after the ticket's end, slowest call {slowest} s; "
+            f"all back {back - self.again:.0f} s after the new login, open files too"
+        )
+
+
+def expiry(
+    cluster: Cluster, person: Person, folder: str, node: str, *, without_s: int = 15, after_s: int = POLL_S + 25
+) -> Expiry:
+    """A job works in ``folder`` while its ticket, which cannot be renewed, ends; ``without_s`` later its user logs in
+    again, and it goes on for ``after_s``."""
+
+    def longest_renewal(seconds: int) -> None:
+        query = f"modprinc -maxrenewlife {seconds}s {person.name}"
+        cluster.sandbox.run("head", ["kadmin.local", "-q", query])
+
+    longest_renewal(0)
+    person.laptop.login()
+    # From here on a login is renewable again: only the ticket that is out there is not.
+    longest_renewal(RENEW_LIFE_S)
+    seconds = TICKET_LIFE_S + without_s + after_s
+    job_id = person.laptop.submit(watching(seconds, folder), "-w", node, "-t", "10")
+    cluster.operator.job_runs(job_id, within_s=60)
+    endtime = float(cluster.operator.installed(node, UID[person.name], job_id)["endtime"])
+    time.sleep(max(0.0, endtime + without_s - time.time()))
+    again = time.time()
+    person.laptop.login()
+    done, changes = cluster.outcome(node, job_id, within_s=seconds + 120)
+    return Expiry(done, changes, endtime, again)
 
 
 def without_an_error(done: dict[str, Any], changes: list[dict[str, Any]], seconds: int) -> str:

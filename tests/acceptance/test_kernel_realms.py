@@ -18,15 +18,14 @@ SECONDS = TICKET_LIFE_S + 25
 
 
 @pytest.fixture(scope="module")
-def apart() -> Iterator[Cluster]:
+def apart(debs: Path) -> Iterator[Cluster]:
     """A cluster of SANDBOX.TEST whose people are in PEOPLE.TEST; one node with a kernel of its own."""
-    packages = Path(__file__).parents[2] / "dist"
     with Sandbox(
         ticket_life=f"{TICKET_LIFE_S}s",
         renew_life="1h",
         nodes=(),
         kernel_nodes=("k1",),
-        node_packages=packages,
+        node_packages=debs,
         two_realms=True,
     ) as sandbox:
         yield Cluster(sandbox)

@@ -23,14 +23,14 @@ SECONDS = 2 * TICKET_LIFE_S + 10
 
 
 @pytest.fixture(scope="module")
-def stock() -> Iterator[Cluster]:
+def stock(debs: Path) -> Iterator[Cluster]:
     """One such node with our packages."""
     with Sandbox(
         ticket_life=f"{TICKET_LIFE_S}s",
         renew_life="1h",
         nodes=(),
         kernel_nodes=(NODE,),
-        node_packages=Path(__file__).parents[2] / "dist",
+        node_packages=debs,
         emulated=True,
     ) as sandbox:
         yield Cluster(sandbox)

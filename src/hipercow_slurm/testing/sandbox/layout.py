@@ -68,8 +68,8 @@ def _person(name: str, uid: int) -> Account:
 
 
 USERS = (_person("alice", 5001), _person("bob", 5002))
-# A third one, where nodes have a kernel: what it knows of a user is per uid, and some tests need a uid for themselves.
-CAROL = _person("carol", 5003)
+# More of them, where nodes have a kernel: what it knows of a user is per uid, and some tests need a uid for themselves.
+CAROL, DAVE = _person("carol", 5003), _person("dave", 5004)
 LAPTOP_ACCOUNT = _person("laptop", 5100)
 # Where a laptop mounts a share over SMB, all of alice's files there are its user's. A bind mount shows the numbers as
 # they are, so the user of the share has alice's.
@@ -144,7 +144,7 @@ class Options:
     @property
     def users(self) -> tuple[Account, ...]:
         """The people of the cluster."""
-        return (*USERS, CAROL) if self.kernel_nodes else USERS
+        return (*USERS, CAROL, DAVE) if self.kernel_nodes else USERS
 
     @property
     def hosts(self) -> tuple[str, ...]:
