@@ -17,7 +17,7 @@ import queue
 import re
 import sqlite3
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -28,6 +28,7 @@ from hipercow_slurm.errors import ConfigError, UnavailableError
 
 T = TypeVar("T")
 _GROUP = 64  # pieces of work per commit
+_NOTE_S = 0.02  # work that nobody waits for is done with the next that somebody does wait for, or after this time
 
 
 @dataclass(slots=True)
@@ -67,7 +68,8 @@ class SqliteDatabase:
         self._transaction = _Transaction(self._connection)
         # In WAL mode a reader waits for nobody, and one row by its key costs less than waking a thread.
         self._reader = _reader(path)
-        self._queue: queue.SimpleQueue[_Work | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[list[_Work] | None] = queue.SimpleQueue()
+        self._notes: list[_Work] = []
         self._unsynced: queue.SimpleQueue[list[_Result] | None] = queue.SimpleQueue()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._threads = [
@@ -81,7 +83,7 @@ class SqliteDatabase:
         """As ``Database.run``; ``act`` runs in the database's own thread."""
         self._loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = self._loop.create_future()
-        self._queue.put(_Work(act, durable, future))
+        self._hand_over(_Work(act, durable, future))
         try:
             return await future
         except sqlite3.Error as error:
@@ -97,10 +99,19 @@ class SqliteDatabase:
 
     def tell(self, act: Act[object], what: str) -> None:
         """As ``Database.tell``."""
-        self._queue.put(_Work(act, durable=False, what=what))
+        if not self._notes:  # else the timer runs
+            asyncio.get_running_loop().call_later(_NOTE_S, self._hand_over)
+        self._notes.append(_Work(act, durable=False, what=what))
+
+    def _hand_over(self, *work: _Work) -> None:
+        """Give the thread its work, and the notes before it: waking it costs as much as a small piece of work."""
+        if given := [*self._notes, *work]:
+            self._notes = []
+            self._queue.put(given)
 
     async def close(self) -> None:
         """Finish the work that waits, then close the file."""
+        self._hand_over()
         self._queue.put(None)
         for thread in self._threads:
             await asyncio.to_thread(thread.join)
@@ -108,8 +119,8 @@ class SqliteDatabase:
         self._connection.close()
 
     def _serve(self) -> None:
-        for group in _groups(self._queue, _GROUP):
-            self._commit(group)
+        for given in _groups(self._queue, _GROUP):
+            self._commit([work for some in given for work in some])
         self._unsynced.put(None)
 
     def _commit(self, group: list[_Work]) -> None:
@@ -132,7 +143,7 @@ class SqliteDatabase:
         for groups in _groups(self._unsynced, _GROUP):
             results = [result for group in groups for result in group]
             try:
-                _fsync(f"{self._path}-wal")
+                _fsync(f"{self._path}-wal", os.fdatasync)  # with as much about the file as is needed to read it
             except OSError as error:
                 failure = sqlite3.OperationalError(f"fsync: {error.strerror}")
                 results = [(work, None, failed or failure) for work, _, failed in results]
@@ -172,10 +183,10 @@ def _groups(waiting: queue.SimpleQueue[T | None], most: int) -> Iterator[list[T]
             return
 
 
-def _fsync(path: str | Path) -> None:
+def _fsync(path: str | Path, sync: Callable[[int], None] = os.fsync) -> None:
     handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        os.fsync(handle)
+        sync(handle)
     finally:
         os.close(handle)
 

@@ -26,14 +26,18 @@ class ApiMetrics:
         )
         self._logins = Counter(f"{_NAME}_logins", "Logins, by way and end.", ["way", "result"], registry=registry)
         self.sessions = Gauge(f"{_NAME}_sessions", "Sessions open in this process.", registry=registry)
+        self._known: dict[tuple[str, str, str], tuple[Counter, Histogram]] = {}
         for way in WAYS:  # a rate needs a zero to begin with
             self._logins.labels(way, "accepted")
 
     def request(self, method: str, route: str | None, status: int, seconds: float) -> None:
         """Count one request; ``route`` is the pattern, not the address, and None for one that is none of ours."""
-        place = route or "none"
-        self._requests.labels(method if method in _METHODS else "other", place, str(status or "none")).inc()
-        self._seconds.labels(place).observe(seconds)
+        key = (method if method in _METHODS else "other", route or "none", str(status or "none"))
+        children = self._known.get(key)
+        if children is None:  # there are as many as the labels have values; looking one up costs as much as counting
+            children = self._known[key] = (self._requests.labels(*key), self._seconds.labels(key[1]))
+        children[0].inc()
+        children[1].observe(seconds)
 
     def login(self, way: str, result: str) -> None:
         """Count one login: ``accepted``, or the code it was refused with (of which there are few)."""

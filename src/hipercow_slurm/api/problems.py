@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import http
 import re
-import uuid
+import secrets
 from collections.abc import Sequence
 
 import msgspec
@@ -70,7 +70,7 @@ def request_id(offered: bytes | None) -> str:
     """The caller's ``X-Request-Id`` if it is safe to log and to pass on, else a fresh one."""
     if offered is not None and _REQUEST_ID.fullmatch(offered):
         return offered.decode("ascii")
-    return uuid.uuid4().hex
+    return secrets.token_hex(16)
 
 
 def current_request_id() -> str:

@@ -22,7 +22,7 @@ async def ready(services: Services, request: Request) -> Response:
 
 async def description(services: Services, request: Request) -> Response:
     """GET /v1/openapi.json."""
-    return Response(request.app.state.description, media_type=JSON)
+    return Response(request.app.description, media_type=JSON)
 
 
 ROUTES: Routes = {

@@ -7,6 +7,7 @@ outside and whole seconds inside.
 from __future__ import annotations
 
 import datetime
+import functools
 from typing import Annotated, Literal, TypeVar
 
 import msgspec
@@ -374,6 +375,7 @@ class Ready(Answer, frozen=True):
     reasons: dict[str, str]
 
 
+@functools.lru_cache(1024)  # a ticket's times are told with each of its jobs
 def rfc3339(seconds: int | None) -> str | None:
     """``2026-03-01T02:00:00Z``; None for "not known" and for 0, which Slurm and Kerberos use to say "none"."""
     if not seconds or not 0 < seconds < _YEAR_10000:

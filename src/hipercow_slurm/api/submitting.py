@@ -227,13 +227,16 @@ class Submitter:
         Nobody waits for the note: if we are killed before it is there, whoever comes with the key again finds the job
         by its marker, as if the answer had been lost.
         """
-        log.get().info(
+        log.info(
             "job.submitted",
-            principal=session.principal,
-            uid=session.uid,
-            job_id=submitted.job_id,
-            marker=row.marker,
-            working_directory=planned.working_directory,
+            {
+                "principal": session.principal,
+                "uid": session.uid,
+                "job_id": submitted.job_id,
+                "marker": row.marker,
+                "working_directory": planned.working_directory,
+                "request_id": current_request_id(),
+            },
         )
         tell(job_id=submitted.job_id)
         if row.idempotency_key is None:

@@ -29,6 +29,7 @@ OPENED = "audit.opened"
 RESUMED = "audit.resumed"
 
 _SEAL = re.compile(rb',"(sum|mac)":"([0-9a-f]{64})"\}')
+_encode = json.JSONEncoder(separators=(",", ":")).encode
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +63,7 @@ class LineError(Exception):
 def make(after: Link, fields: dict[str, Any], key: bytes | None) -> tuple[bytes, Link]:
     """The line (with its newline) that follows ``after``, and its link."""
     members = {"seq": after.seq + 1, **{name: _plain(value) for name, value in fields.items()}, "prev": after.hash}
-    body = json.dumps(members, separators=(",", ":")).encode("ascii")[:-1]
+    body = _encode(members).encode("ascii")[:-1]
     seal = "mac" if key else "sum"
     line = b'%s,"%s":"%s"}' % (body, seal.encode(), _digest(body, key).encode())
     return line + b"\n", Link(after.seq + 1, hash_of(line))

@@ -20,6 +20,7 @@ NUMBER_LIMIT = 2**31 - 1  # above, Slurm's own special values (NO_VAL, INFINITE)
 TIME_LIMIT = 366 * 24 * 60  # minutes; Slurm itself cuts off at a year
 
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 ARRAY_PART = re.compile(r"([0-9]{1,9})(?:-([0-9]{1,9})(?::([0-9]{1,9}))?)?")
 
 # Variables that belong to the node (KRB5CCNAME, SLURM_*) or that change what runs before the script's first line.
@@ -125,7 +126,7 @@ def _text(what: str, value: str, limit: int) -> None:
         raise RequestError(f"{what} is empty; leave it out instead")
     if len(_encoded(what, value)) > limit:
         raise RequestError(f"{what} is longer than {limit} bytes")
-    if any(ord(character) < 32 or ord(character) == 127 for character in value):
+    if _CONTROL.search(value):
         raise RequestError(f"{what} contains a control character")
 
 
