@@ -37,7 +37,7 @@ async def survive_kills(
     for number in range(kills):
         flowing, enough = asyncio.Event(), asyncio.Event()
         dying = asyncio.create_task(_add_until_it_fails(auksd, tgt, numbers, acknowledged, flowing, enough))
-        await asyncio.wait_for(flowing.wait(), 10)
+        await asyncio.wait_for(flowing.wait(), 60)
         await asyncio.sleep(random.random() * 0.1)
         await asyncio.to_thread(kill)
         # A daemon whose database died is still there, and waits for it: the adds under way are answered later.

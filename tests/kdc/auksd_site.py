@@ -32,7 +32,7 @@ class Site(Auksd):
         """Send a signal and wait for the log line it causes."""
         already = len(self.lines(event))
         self.process.send_signal(number)
-        eventually(event, lambda: len(self.lines(event)) > already, within_s=5, every_s=0.02)
+        eventually(event, lambda: len(self.lines(event)) > already, within_s=30, every_s=0.02)
         return self.lines(event)[-1]
 
     def acl(self, text: str) -> None:
