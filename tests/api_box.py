@@ -112,7 +112,7 @@ class ApiBox:
         self.slurm = SlurmDouble(self.dir / "rest.sock")
         self.passwords = {name: f"pw-{name}-{secrets.token_hex(8)}" for name in ("alice", "bob", "carol", "dave")}
         self.port, self.cache_port = free_port(), free_port()
-        self.metrics_port = free_port()
+        self.metrics_port = free_port(count=4)  # and those of several processes
         self.other_port = free_port()  # of a second process, "api-2"
         self.url = f"https://127.0.0.1:{self.port}"
         self.certificate: Certificate = make_certificate(self.dir)
@@ -160,7 +160,7 @@ class ApiBox:
             (self.dir / f"{name}.toml").write_text(text.format(**values))
         several = API_TOML.replace("[api]\n", "[api]\nprocesses = 2\n")
         (self.dir / "api-several.toml").write_text(several.format(**{**values, "metrics_port": self.metrics_port + 1}))
-        values |= {"port": self.other_port, "metrics_port": free_port(), "audit": "second"}
+        values |= {"port": self.other_port, "metrics_port": free_port(count=3), "audit": "second"}
         (self.dir / "api-2.toml").write_text((several if self.postgres else API_TOML).format(**values))
         self.slurm.__enter__()
 

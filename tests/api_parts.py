@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import datetime
 import ipaddress
-import socket
 import ssl
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from starlette.types import ASGIApp
 
 from hipercow_slurm.api import server
 from hipercow_slurm.api.config import Api, Cache, CacheServer, Config, Limits, Signer
+from hipercow_slurm.testing.realm import free_port
 
 
 @dataclass(frozen=True)
@@ -56,12 +56,6 @@ def make_certificate(folder: Path) -> Certificate:
         key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     )
     return made
-
-
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
 
 
 def configuration(made: Certificate, folder: Path, *, limits: Limits | None = None, port: int | None = None) -> Config:

@@ -8,10 +8,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 pytest_plugins = ["fix_sandbox", "fix_postgres"]
+
+# How long an example takes depends on what else the machine does, and no test of ours is about that.
+hypothesis.settings.register_profile("any-machine")
+hypothesis.settings.load_profile("any-machine")
 
 # name -> command that prints a version; what the suite runs on is part of its evidence
 REAL_PARTS: dict[str, list[str]] = {

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import secrets
-import socket
 import subprocess
 import time
 from pathlib import Path
+
+from hipercow_slurm.testing.realm import free_port
 
 CONF = """\
 name = radiusd
@@ -57,7 +58,7 @@ class Radius:
     def __init__(self, dir: Path, codes: dict[str, str]) -> None:
         self.dir = dir
         self.codes = codes
-        self.port = _free_udp_port()
+        self.port = free_port()
         self._secret = secrets.token_hex(16)
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -96,9 +97,3 @@ class Radius:
             self._process.terminate()
             self._process.wait(10)
             self._process = None
-
-
-def _free_udp_port() -> int:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])

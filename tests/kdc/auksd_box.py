@@ -11,7 +11,6 @@ import os
 import pwd
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -21,7 +20,7 @@ from typing import Any
 
 from hipercow_slurm.client.auks import AuksClient, Limits, Server
 from hipercow_slurm.krb5 import creds
-from hipercow_slurm.testing.realm import Realm
+from hipercow_slurm.testing.realm import Realm, free_port
 from hipercow_slurm.values import KrbCred
 
 PASSWORD = "pass word 1"
@@ -82,16 +81,13 @@ class Auksd:
     ) -> None:
         self.folder = folder
         folder.mkdir(exist_ok=True)
-        self.port = 0
         self.process: subprocess.Popen[bytes] | None = None
         (folder / "auksd.acl").write_text(ACL)
         self.key_file = key_file or folder / "auksd.key"
         if not self.key_file.exists():
             self.key_file.write_text(os.urandom(32).hex() + "\n")
             self.key_file.chmod(0o600)
-        with socket.socket() as sock:
-            sock.bind(("127.0.0.1", 0))
-            self.port = sock.getsockname()[1]
+        self.port = free_port()
         self.config = folder / "auksd.toml"
         self.config.write_text(
             f"""[auksd]

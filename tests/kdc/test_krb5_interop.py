@@ -214,7 +214,7 @@ def test_mit_client_and_password_differ_in_nothing(kdc: Kdc, tmp_path: Path) -> 
     assert ours.addresses == theirs.addresses == ()
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.text(alphabet="ab/@\\ \tntb0é", max_size=12))
 def test_principal_text_means_what_it_means_to_mit(text: str) -> None:
     """Whatever we accept MIT accepts, splits in the same way and writes in the same way."""

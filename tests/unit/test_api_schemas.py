@@ -17,7 +17,7 @@ def login(password_json: bytes) -> bytearray:
     return bytearray(b'{"username":"alice","password":' + password_json + b"}")
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(TEXT, st.booleans())
 def test_any_password_arrives_unchanged(text, ascii_only):
     body = login(json.dumps(text, ensure_ascii=ascii_only).encode())

@@ -78,7 +78,7 @@ def test_a_line_is_plain_json_with_who_what_and_whence(sealed: tuple[list[bytes]
     }
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(data=st.data())
 def test_any_changed_byte_is_found(data: st.DataObject, sealed: tuple[list[bytes], str], place: Path) -> None:
     whole = bytearray(lines_of(sealed[0]))
@@ -91,7 +91,6 @@ def test_any_changed_byte_is_found(data: st.DataObject, sealed: tuple[list[bytes
 
 
 @given(data=st.data())
-@settings(deadline=None)
 def test_any_removed_line_is_found(data: st.DataObject, sealed: tuple[list[bytes], str], place: Path) -> None:
     lines, last = sealed
     begin = data.draw(st.integers(0, len(lines) - 1))
@@ -104,7 +103,6 @@ def test_any_removed_line_is_found(data: st.DataObject, sealed: tuple[list[bytes
 
 
 @given(data=st.data())
-@settings(deadline=None)
 def test_any_two_swapped_lines_are_found(data: st.DataObject, sealed: tuple[list[bytes], str], place: Path) -> None:
     lines = list(sealed[0])
     a, b = sorted(data.draw(st.sets(st.integers(0, len(lines) - 1), min_size=2, max_size=2)))
@@ -115,7 +113,6 @@ def test_any_two_swapped_lines_are_found(data: st.DataObject, sealed: tuple[list
 
 
 @given(data=st.data())
-@settings(deadline=None)
 def test_any_inserted_line_is_found(data: st.DataObject, sealed: tuple[list[bytes], str], place: Path) -> None:
     lines = list(sealed[0])
     forged, _ = chain.make(Link(2, chain.hash_of(lines[1])), {"verb": "get", "result": "ok"}, b"k" * 32)
@@ -173,7 +170,7 @@ def test_a_cut_in_the_last_line_is_no_proof_of_anything(sealed: tuple[list[bytes
     assert problem is not None and (problem.line, problem.kind) == (6, "torn-end"), problem
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.binary(max_size=300))
 def test_any_bytes_give_a_report(data: bytes, place: Path) -> None:
     assert not check(place, data).ok

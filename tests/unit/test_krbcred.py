@@ -353,7 +353,7 @@ def encoded_anew(data: bytes) -> bytes:
     return asn1.dump(outer, application=22)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.data())
 def test_any_change_is_good_or_refused(data: st.DataObject) -> None:
     """Any bytes give a credential or a ProtocolError; what is taken can be taken apart and built again."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import os
+import random
 import shutil
 import signal
 import socket
@@ -329,18 +330,26 @@ class Realm:
         return done
 
 
-def free_port(host: str = "127.0.0.1") -> int:
-    """A port free for both TCP and UDP just now."""
-    for _ in range(50):
-        with (
-            socket.socket(socket.AF_INET, socket.SOCK_STREAM) as tcp,
-            socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp,
-        ):
-            tcp.bind((host, 0))
-            with contextlib.suppress(OSError):
-                udp.bind(tcp.getsockname())
-                return int(tcp.getsockname()[1])
+def free_port(host: str = "127.0.0.1", count: int = 1) -> int:
+    """A port free for both TCP and UDP just now; the first of ``count`` such in a row.
+
+    Below those that the kernel gives to outgoing connections: none of those can take it before it is used.
+    """
+    for _ in range(200):
+        first = random.randrange(10_000, 32_000)
+        if all(_free(host, first + n) for n in range(count)):
+            return first
     raise RuntimeError(f"no port free for both TCP and UDP on {host}")
+
+
+def _free(host: str, port: int) -> bool:
+    try:
+        for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
+            with socket.socket(socket.AF_INET, kind) as sock:
+                sock.bind((host, port))
+    except OSError:
+        return False
+    return True
 
 
 def _program(name: str) -> str:
