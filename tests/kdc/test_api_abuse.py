@@ -32,7 +32,7 @@ def it_goes_on(box, alice):
     yield
     begin = time.monotonic()
     assert alice.get("/v1/ticket").status_code == 200
-    assert time.monotonic() - begin < 1.0
+    assert time.monotonic() - begin < 5
     assert box.pid("api") == pid
     assert "http.bug" not in box.log(), [line for line in box.log().splitlines() if "http.bug" in line]
 

@@ -77,7 +77,7 @@ async def test_rounds_and_total_deadline(tgt, silent, refusing):
     began = time.monotonic()
     with pytest.raises(UnavailableError):
         await AuksClient([silent, refusing], limits=limits).ping(auth=tgt)
-    assert 0.9 < time.monotonic() - began < 1.6
+    assert 0.9 < time.monotonic() - began < 4
 
 
 async def test_a_server_that_comes_back_is_found(auksd, folder, tgt):

@@ -421,7 +421,7 @@ async def test_silent_connections_hold_up_nobody_and_end(signer: Signer, client:
     silent = [await asyncio.open_unix_connection(signer.socket) for _ in range(30)]
     begin = time.monotonic()
     await client.token(cred)
-    assert time.monotonic() - begin < 0.5
+    assert time.monotonic() - begin < 0.9
     replies = await asyncio.gather(*(reply_of(reader) for reader, _ in silent))
     assert time.monotonic() - begin < 3, "the deadline is 1 s"
     assert {reply["code"] for reply in replies} == {"wire-timeout"}

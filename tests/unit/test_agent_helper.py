@@ -55,12 +55,12 @@ async def test_runs_as_the_user_with_the_ticket_and_nothing_of_root(folder: Path
 
 async def test_one_that_hangs_is_killed_with_its_children(folder: Path) -> None:
     mark = folder / "mark"
-    helper = Helper(program(folder, f"(sleep 1; touch {mark}) & sleep 30"), 0.3)
+    helper = Helper(program(folder, f"(sleep 3; touch {mark}) & sleep 30"), 0.3)
     began = time.monotonic()
     helper.changed(job(), "replaced")
     await helper.settled(42, 5)
-    assert time.monotonic() - began < 1.0
-    await asyncio.sleep(1.2)
+    assert time.monotonic() - began < 2.5
+    await asyncio.sleep(3)
     assert not mark.exists(), "what it started in the background lives on"
 
 
@@ -69,7 +69,7 @@ async def test_starting_jobs_do_not_wait_longer_than_they_may(folder: Path) -> N
     helper.changed(job(), "installed")
     began = time.monotonic()
     await helper.settled(42, 0.2)
-    assert time.monotonic() - began < 1.0
+    assert time.monotonic() - began < 1.9
     helper.close()
 
 

@@ -261,7 +261,7 @@ def test_retry_after_is_respected(api: FakeApi, client: Client) -> None:
     api.answers["GET", "/v1/jobs"] = [give(busy)]
     started = time.monotonic()
     assert failing(client.jobs).code == "scheduler-unreachable"
-    assert time.monotonic() - started < 0.5 and len(api.requests) == 1
+    assert time.monotonic() - started < 5 and len(api.requests) == 1
 
 
 def test_nobody_there() -> None:

@@ -40,7 +40,7 @@ def folder(tmp_path: Path) -> Path:
 def hanging_server(folder: Path) -> Server:
     key = keys.generate(folder / "key.pem", folder / "jwks.json")
     service = HangingService("FILE:none", "s/h@R", key, Rules(60, 1000), frozenset({os.getuid()}))
-    return Server(service, folder / "sock", deadline_s=0.3, connections=100)
+    return Server(service, folder / "sock", deadline_s=1.5, connections=100)
 
 
 async def ask(path: Path, body: bytes) -> dict[str, object]:
@@ -60,7 +60,7 @@ async def test_a_hanging_name_service_is_told_and_holds_up_nobody_else(folder: P
             slow = [asyncio.create_task(ask(folder / "sock", b"x")) for _ in range(3)]
             await asyncio.sleep(0.05)
             assert (await ask(folder / "sock", b"quick"))["ok"] is True
-            assert time.monotonic() - begin < 0.25, "the quick one waited for the slow ones"
+            assert time.monotonic() - begin < 1.4, "the quick one waited for the slow ones"
             replies = await asyncio.gather(*slow)
             assert {reply["code"] for reply in replies} == {"signer-slow"}, replies
             assert {reply["family"] for reply in replies} == {"UnavailableError"}
