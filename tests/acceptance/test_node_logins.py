@@ -8,6 +8,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -215,6 +216,14 @@ def test_a_job_with_a_tmp_of_its_own(sandbox: Sandbox, alice: LoginNode) -> None
     assert lost.returncode != 0, f"this test proves nothing: /tmp is not private here: {lost}"
 
 
+def registered(sandbox: Sandbox, node: str, since: datetime) -> bool:
+    """slurmctld has heard from a slurmd that started after ``since``; what it sends before that is lost."""
+    told = sandbox.run("head", ["scontrol", "-o", "show", "node", node]).stdout
+    fields = dict(pair.partition("=")[::2] for pair in told.split())
+    started = fields.get("SlurmdStartTime", "None")
+    return fields["State"] == "IDLE" and started != "None" and datetime.fromisoformat(started) >= since
+
+
 @contextmanager
 def slurms_own_private_tmp(sandbox: Sandbox) -> Iterator[None]:
     """JobContainerType=job_container/tmpfs, then as it was."""
@@ -224,8 +233,10 @@ def slurms_own_private_tmp(sandbox: Sandbox) -> Iterator[None]:
     for host in hosts:
         sandbox.run(host, ["tee", path], input=before[host] + "\nJobContainerType=job_container/tmpfs\n")
         sandbox.run(host, ["tee", "/etc/slurm/job_container.conf"], input="AutoBasePath=true\nBasePath=/run/job-tmp\n")
+    since = datetime.now().replace(microsecond=0)
     for service in services:
         sandbox.service(service).restart()
+    eventually("c1 is back", lambda: registered(sandbox, "c1", since), within_s=60)
     try:
         yield
     finally:

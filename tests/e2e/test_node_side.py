@@ -166,6 +166,8 @@ def test_every_kind_of_batch_job(sandbox: Sandbox, operator: Operator, alice: Lo
     long = f'#!/bin/bash\n({LOOK}) >> /tmp/kind-$SLURM_JOB_ID\n[ -n "$SLURM_RESTART_COUNT" ] || sleep 30\n'
     again = alice.sbatch(long, "-w", "c2", "-o", "/dev/null")
     operator.job_runs(again)
+    wrote = ["test", "-s", f"/tmp/kind-{again}"]
+    eventually("its first line", lambda: sandbox.run("c2", wrote, check=False).returncode == 0, within_s=40)
     sandbox.run("head", ["scontrol", "suspend", str(again)])
     sandbox.run("head", ["scontrol", "resume", str(again)])
     assert operator.installed("c2", 5001, again)["mode"] == "0600"

@@ -133,7 +133,7 @@ def test_suspended_counts_and_so_does_completing_until_the_end(sandbox: Sandbox,
     sandbox.run("head", ["scancel", str(job_id)])
     in_state(sandbox, job_id, "COMPLETING")
     assert oracle.may(ALICE, "c1", "c2") == [True, False]
-    eventually("the job gone", lambda: not listed(sandbox), within_s=20, every_s=0.05)
+    eventually("the job gone", lambda: not listed(sandbox), within_s=90, every_s=0.05)
     gone = time.monotonic()
     eventually("a no", lambda: oracle.may(ALICE, "c1") == [False], within_s=5, every_s=0.01)
     assert time.monotonic() - gone < 2.0
