@@ -11,6 +11,7 @@ from typing import Any
 
 from hipercow_slurm.testing.sandbox import Sandbox
 from hipercow_slurm.testing.story import Laptop, Operator, eventually
+from person import Person as Speaker
 
 TICKET_LIFE_S = 40
 RENEW_LIFE_S = 3600
@@ -149,6 +150,16 @@ class Expiry:
         )
 
 
+def forget(cluster: Cluster, name: str) -> None:
+    """API and cache have nothing of this user: what an earlier login left there would be renewed, and be the better."""
+    speaker = Speaker(cluster.sandbox, name)
+    for row in speaker.ask("GET", "/v1/sessions").json["sessions"]:
+        if not row["current"]:
+            assert speaker.ask("DELETE", f"/v1/sessions/{row['session_id']}").status == 204, row
+    assert speaker.ask("DELETE", "/v1/ticket").status == 204
+    assert speaker.ask("DELETE", "/v1/sessions/current").status == 204
+
+
 def expiry(
     cluster: Cluster, person: Person, folder: str, node: str, *, without_s: int = 15, after_s: int = POLL_S + 25
 ) -> Expiry:
@@ -159,6 +170,7 @@ def expiry(
         query = f"modprinc -maxrenewlife {seconds}s {person.name}"
         cluster.sandbox.run("head", ["kadmin.local", "-q", query])
 
+    forget(cluster, person.name)
     longest_renewal(0)
     person.laptop.login()
     # From here on a login is renewable again: only the ticket that is out there is not.
