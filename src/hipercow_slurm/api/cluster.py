@@ -73,7 +73,7 @@ class Cluster:
             UnavailableError: code ``database-failed``.
         """
         now = time.time()
-        found = await self._database.run(last_view.since(int(now - keep_s)), durable=False)
+        found = await self._database.look(last_view.since(int(now - keep_s)))
         return found and View(time.monotonic() - (now - found[0]), found[1].partitions, found[1].nodes)
 
     async def summary(self, session: Session) -> schemas.ClusterAnswer:

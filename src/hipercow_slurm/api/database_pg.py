@@ -131,11 +131,8 @@ async def _all(transaction: Any, group: list[tuple[Act[object], str]]) -> None:
 
 
 def _as_postgres(step: str) -> str:
-    """The tables' definition in PostgreSQL's words."""
+    """The tables' definition in PostgreSQL's words; the connections' search_path says in which schema they are made."""
     words = {" BLOB": " BYTEA", " INTEGER": " BIGINT", " REAL": " DOUBLE PRECISION", " STRICT": ""}
     for ours, theirs in words.items():
         step = step.replace(ours, theirs)
-    for table in ("session", "submission", "bucket", "known_place", "conversation"):
-        for verb in ("CREATE TABLE ", "ALTER TABLE ", " ON "):
-            step = step.replace(f"{verb}{table} ", f"{verb}{SCHEMA}.{table} ")
     return step
