@@ -14,10 +14,13 @@ import pytest
 from agent_box import Agent, Site, make_site, until
 from auksd_box import PASSWORD, SERVICE, uid_of
 
+from hipercow_slurm.agent.place import Places
+
 pytestmark = pytest.mark.kdc
 
 GAMES, NEWS = uid_of("games"), uid_of("news")
 FIRST, SECOND = 4000000001, 4000000002  # no slurmstepd on this machine has such a job
+REPLACED_S = 3.0
 KINDS = {
     "folder of the user": "FILE:{folder}/tickets/%u/krb5cc_%j",
     "directory": "DIR:{folder}/tmp/krb5cc_%u_%j",
@@ -88,6 +91,43 @@ def test_a_fresh_login_reaches_the_job_and_so_does_an_agent_that_was_killed(site
     agent.start()
     until("the job that ended meanwhile is swept", lambda: agent.lines("agent.job_vanished"), 20)
     until("its ticket is gone", lambda: run(name, "klist", "-s").returncode != 0, 10)
+
+
+# As rpc.gssd and every job look: again and again, with libkrb5 itself. Ends when its input does; says what it saw.
+LOOK = """
+import select, sys
+from hipercow_slurm.errors import CredentialError
+from hipercow_slurm.krb5 import ccache
+looks, missed = 0, []
+print("looking", flush=True)
+while not select.select([sys.stdin], [], [], 0)[0]:
+    looks += 1
+    try:
+        ccache.read_tgt(sys.argv[1])
+    except CredentialError as error:
+        missed.append(error.message)
+print(looks, len(missed), missed[:1])
+"""
+
+
+def test_there_is_no_moment_without_a_ticket_while_it_is_replaced(site: Site, agent: Agent) -> None:
+    name = start(agent, FIRST)
+    content = Places().read(name, uid=GAMES, gid=GAMES)
+    assert content is not None
+    environment = {"KRB5_CONFIG": os.environ["KRB5_CONFIG"]}
+    with subprocess.Popen(
+        [sys.executable, "-P", "-c", LOOK, name], user=GAMES, group=GAMES, extra_groups=[], env=environment, cwd="/",
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    ) as looking:  # fmt: skip
+        assert looking.stdout is not None
+        assert looking.stdout.readline() == "looking\n"
+        ends = time.monotonic() + REPLACED_S
+        while time.monotonic() < ends:
+            Places().write(name, content, uid=GAMES, gid=GAMES)
+        said, _ = looking.communicate("", timeout=20)
+    looks, missed, what = said.split(maxsplit=2)
+    assert int(missed) == 0, f"{missed} of {looks} looks found no ticket: {what}"
+    assert int(looks) > 100, said
 
 
 def test_doctor_finds_it(agent: Agent) -> None:

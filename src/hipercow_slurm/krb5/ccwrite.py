@@ -8,9 +8,10 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from hipercow_slurm.errors import RequestError
 from hipercow_slurm.krb5 import ccache, codes, convert, krbcred
 from hipercow_slurm.krb5.krbcred import Ticket
-from hipercow_slurm.krb5.lib import check, ffi, fresh, lib
+from hipercow_slurm.krb5.lib import check, ffi, fresh, lib, own
 from hipercow_slurm.values import KrbCred
 
 
@@ -23,7 +24,9 @@ def store_tickets(name: str | None, found: list[Ticket]) -> None:
     """Make tickets of one client, its TGT first, the content of a cache.
 
     A FILE cache is written aside and renamed: whoever reads it meanwhile finds the old content or the new. It belongs
-    to the caller, mode 0600. Others go through libkrb5.
+    to the caller, mode 0600. Others go through libkrb5. In a KEYRING cache of the same client each ticket takes the
+    place of that for the same server, so it is never empty either; what is there for other servers stays until it
+    ends. A KCM daemon has no such verb in libkrb5 before 1.21: for a moment its cache is empty.
 
     Args:
         name: full name; a path alone means FILE; None is the default cache (KRB5CCNAME, then krb5.conf).
@@ -45,13 +48,27 @@ def store_tickets(name: str | None, found: list[Ticket]) -> None:
         else:
             check(lib.krb5_cc_resolve(own_context, os.fsencode(name), holder), doing, codes.CCACHE, own_context)
         try:
-            client = convert.principal(found[0].client)
-            check(lib.krb5_cc_initialize(own_context, holder[0], client), doing, codes.CCACHE, own_context)
+            # A key of a keyring is named by its ticket's server, and add_key(2) updates it (cc_keyring.c, krcc_store).
+            in_place = name is not None and name.startswith("KEYRING:")
+            if not (in_place and _client(own_context, holder[0]) == found[0].client):
+                client = convert.principal(found[0].client)
+                check(lib.krb5_cc_initialize(own_context, holder[0], client), doing, codes.CCACHE, own_context)
             for one in found:
                 creds, _keep = convert.creds(one)
                 check(lib.krb5_cc_store_cred(own_context, holder[0], creds), doing, codes.CCACHE, own_context)
         finally:
             lib.krb5_cc_close(own_context, holder[0])
+
+
+def _client(own_context: Any, ccache: Any) -> str | None:
+    """Whose cache it is; None if nobody's yet."""
+    pointer = ffi.new("krb5_principal *")
+    if lib.krb5_cc_get_principal(own_context, ccache, pointer):
+        return None
+    try:
+        return convert.principal_text(own(pointer[0], lib.krb5_free_principal))
+    except RequestError:
+        return None  # a name that we would take from nobody
 
 
 def _trust_own_clock(own_context: Any, doing: str) -> None:
