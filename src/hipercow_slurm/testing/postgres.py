@@ -44,7 +44,7 @@ class Postgres:
             "lc_messages": "C",
             **settings,
         }
-        self._bin = _programs()
+        self._bin = programs()
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> Self:
@@ -164,7 +164,8 @@ def short_folder(prefix: str = "pg-") -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _programs() -> Path:
+def programs() -> Path:
+    """The folder of the newest PostgreSQL here. Raises RuntimeError: none is installed."""
     found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: int(path.parts[-3]))
     if not found:
         raise RuntimeError("no PostgreSQL server is installed (Debian: postgresql)")
