@@ -108,9 +108,10 @@ class Holder:
                     log.get().info("agent.not_requeued", job_id=job_id, why="it is no batch job that may be requeued")
                     return
                 await self._scontrol("requeuehold", known.name)
+                await self._scontrol("uhold", known.name)
+                # Last: what tells the owner to release the job must not be there before the owner may.
                 comment, admin = comments(known, sentence)
                 await self._scontrol("update", f"JobId={known.name}", f"Comment={comment}", f"AdminComment={admin}")
-                await self._scontrol("uhold", known.name)
             log.get().warning("agent.put_back", job_id=job_id, why=sentence)
         except (OSError, TimeoutError, _RefusedError) as error:
             log.get().error("agent.put_back_failed", job_id=job_id, why=str(error) or "slurmctld does not answer")
