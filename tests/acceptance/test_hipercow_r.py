@@ -18,6 +18,7 @@ from hipercow_slurm.testing.story import Laptop
 pytestmark = pytest.mark.e2e
 HERE = Path(__file__).parent / "r"
 PACKAGE = Path(__file__).parents[2] / "r" / "hipercow.slurm"
+REQUEST = "r-laptop-7f3a.12"
 REAL = os.environ.get("HIPERCOW_R_LIBRARY")
 
 
@@ -76,6 +77,7 @@ def test_hipercow_on_the_cluster(library: Path, sandbox: Sandbox) -> None:
             "R_LIBS": f"{layout.SHARE_ON_LAPTOP}/r-library",
             "PROJECT": project,
             "TEST_PASSWORD": sandbox.passwords["alice"],
+            "HIPERCOW_SLURM_REQUEST_ID": REQUEST,
         },
         input=(HERE / "test-cluster.R").read_text(),
         timeout=500,
@@ -83,6 +85,10 @@ def test_hipercow_on_the_cluster(library: Path, sandbox: Sandbox) -> None:
     )
     assert done.returncode == 0 and "FAIL 0" in done.stdout, done.stdout[-6000:] + done.stderr[-3000:]
     assert "SKIP 0" in done.stdout and sandbox.passwords["alice"] not in done.stdout + done.stderr
+    log = [line for line in sandbox.service("api").log().splitlines() if f"request_id={REQUEST}" in line]
+    assert [line for line in log if "event=job.submitted" in line], log[-5:]
+    comments = sandbox.run("head", ["squeue", "-h", "--states=all", "-o", "%k"]).stdout  # of the last five minutes
+    assert f"request={REQUEST}" in comments, comments
 
 
 RUN = """

@@ -5,10 +5,27 @@ TIMEOUT_S <- 30
 
 ask <- function(session, method, path, query = list(), body = NULL,
                 key = NULL, again = TRUE) {
+  request <- prepare(session, method, path, query, body, key, again)
+  answer <- tryCatch(
+    httr2::req_perform(request),
+    error = function(e) {
+      reason <- conditionMessage(e$parent %||% e)
+      cli::cli_abort(
+        c("Cannot reach {session$url}: {reason}",
+          i = "Check the URL and your network, or try again later"),
+        class = "hipercow_slurm_api-unreachable", call = NULL)
+    })
+  understand(answer, session)
+}
+
+
+prepare <- function(session, method, path, query = list(), body = NULL,
+                    key = NULL, again = TRUE) {
   request <- httr2::request(paste0(session$url, path))
   request <- httr2::req_method(request, method)
   request <- rlang::inject(httr2::req_url_query(request, !!!query))
   request <- httr2::req_user_agent(request, "hipercow.slurm")
+  request <- httr2::req_headers(request, "X-Request-Id" = request_id())
   request <- httr2::req_timeout(request, TIMEOUT_S)
   # Never to another server, whatever this one says.
   request <- httr2::req_options(request, followlocation = FALSE)
@@ -33,16 +50,24 @@ ask <- function(session, method, path, query = list(), body = NULL,
         httr2::resp_status(answer) %in% c(429, 502, 503, 504)
       })
   }
-  answer <- tryCatch(
-    httr2::req_perform(request),
-    error = function(e) {
-      reason <- conditionMessage(e$parent %||% e)
-      cli::cli_abort(
-        c("Cannot reach {session$url}: {reason}",
-          i = "Check the URL and your network, or try again later"),
-        class = "hipercow_slurm_api-unreachable", call = NULL)
-    })
-  understand(answer, session)
+  request
+}
+
+
+# Goes with a request, each time it is sent, into the API's log, its audit log
+# and a job's comment. HIPERCOW_SLURM_REQUEST_ID names one for all requests.
+request_id <- function() {
+  named <- Sys.getenv("HIPERCOW_SLURM_REQUEST_ID", NA)
+  if (is.na(named)) {
+    return(paste(openssl::rand_bytes(16), collapse = ""))
+  }
+  if (!grepl("^[A-Za-z0-9._-]{8,64}$", named)) {
+    cli::cli_abort(
+      paste("HIPERCOW_SLURM_REQUEST_ID must be 8 to 64 letters, digits, dots,",
+            "dashes or underscores"),
+      class = "hipercow_slurm_bad-request-id", call = NULL)
+  }
+  named
 }
 
 
