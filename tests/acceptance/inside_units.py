@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import pwd
+import re
 import secrets
 import subprocess
 from pathlib import Path
@@ -108,6 +109,21 @@ def configure(realm: Realm) -> None:
     run("hipercow-slurm", "signer", "--init")
 
 
+def unswapped(name: str) -> str:
+    """A running unit writes no core file and is not swapped out: what systemd took, and the kernel where it tells."""
+    pid = run("systemctl", "show", "-p", "MainPID", "--value", f"hipercow-slurm-{name}")
+    limits = Path(f"/proc/{pid}/limits").read_text()
+    assert re.search(r"^Max core file size +0 +0 ", limits, re.MULTILINE), limits
+    asked = run("systemctl", "show", "-p", "MemorySwapMax", "--value", f"hipercow-slurm-{name}")
+    assert asked == "0", (name, asked)
+    cgroup = Path(f"/sys/fs/cgroup{Path(f'/proc/{pid}/cgroup').read_text().strip().removeprefix('0::')}")
+    limit = cgroup / "memory.swap.max"
+    # Where there is no memory controller for us, or the kernel has no swap, systemd has nothing to write to.
+    if limit.exists():
+        assert limit.read_text() == "0\n", (name, limit.read_text())
+    return f"{name} (asked)" if not limit.exists() else f"{name} (the kernel says so)"
+
+
 def main() -> None:
     add_accounts()
     password = secrets.token_hex(12)
@@ -128,6 +144,7 @@ def main() -> None:
         pid = run("systemctl", "show", "-p", "MainPID", "--value", "hipercow-slurm-api")
         status = Path(f"/proc/{pid}/status").read_text()
         assert "Seccomp:\t2" in status and "CapBnd:\t0000000000000000" in status, status
+        print("PROOF no core file and no swap:", *(unswapped(name) for name in OURS))
         with httpx.Client(base_url="https://localhost:8443", verify=str(ETC / "tls.pem"), timeout=60) as client:
             wrong = client.post("/v1/sessions", json={"username": "alice", "password": "wrong"})
             assert (wrong.status_code, wrong.json()["code"]) == (401, "login-failed"), wrong.text
