@@ -70,7 +70,12 @@ class Taken:
 
 
 def take(rules: Sequence[Rule], now: float) -> Act[Taken]:
-    """Take a token from each bucket, or none at all."""
+    """Take a token from each bucket, or none at all.
+
+    A PostgreSQL connection that breaks between its commit and our hearing of it has this run again, and a second token
+    is gone: a try less until the next right login, or until it comes back by itself. Telling the two apart would cost
+    every login a round trip.
+    """
 
     async def act(transaction: Transaction) -> Taken:
         after: list[tuple[Rule, Level]] = []
