@@ -235,7 +235,9 @@ with (
     auth.Acceptor(sys.argv[2], None, local=b"efgh", remote=b"abcd") as acceptor,
 ):
     initiator.ap_rep(acceptor.ap_req(initiator.ap_req()))
-    assert initiator.unseal(acceptor.seal(b"x")) == b"x"
+    for message in (b"x", b"", bytes(100_000)):
+        assert initiator.unseal(acceptor.seal(message)) == message
+        assert acceptor.unseal(initiator.seal(message)) == message
     print(acceptor.client, names.localname(acceptor.client))
 """
 

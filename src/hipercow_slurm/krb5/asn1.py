@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import Annotated, Protocol, TypeVar
 
 from cryptography.hazmat import asn1
@@ -277,11 +278,17 @@ def check_message(data: bytes, number: int, what: str, *, limit: int) -> None:
     """
     if len(data) > limit:
         raise ProtocolError(f"{what}: {len(data)} bytes where at most {limit} are taken")
-    outer = _header(0x60 | number, len(data))
-    inner = _header(0x30, len(data) - len(outer))
-    begin = outer + inner + bytes((0xA0, 3, 2, 1, 5, 0xA1, 3, 2, 1, number))
-    if not outer or not inner or not data.startswith(begin):
+    begin = _beginning(number, len(data))
+    if not begin or not data.startswith(begin):
         raise ProtocolError(f"{what}: {len(data)} bytes that are not one whole message of type {number} in DER")
+
+
+@lru_cache(maxsize=1024)
+def _beginning(number: int, size: int) -> bytes:
+    """How a message of that type and size begins; empty where none can have that size."""
+    outer = _header(0x60 | number, size)
+    inner = _header(0x30, size - len(outer))
+    return outer + inner + bytes((0xA0, 3, 2, 1, 5, 0xA1, 3, 2, 1, number)) if outer and inner else b""
 
 
 def _header(tag: int, size: int) -> bytes:

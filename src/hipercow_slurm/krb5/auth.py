@@ -13,20 +13,28 @@ without a key), so each step is let through by ``_begin`` only.
 from __future__ import annotations
 
 import enum
-import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from functools import lru_cache
 from types import TracebackType
 from typing import Any, NoReturn, Self
 
 from hipercow_slurm.errors import InternalError, ProtocolError
-from hipercow_slurm.krb5 import codes, convert, keytab, krberror, names
+from hipercow_slurm.krb5 import calls, codes, convert, keytab, krberror, names
 from hipercow_slurm.krb5 import creds as kdc
 from hipercow_slurm.krb5.asn1 import check_message
 from hipercow_slurm.krb5.krbcred import Ticket, tickets
-from hipercow_slurm.krb5.lib import NULL, Krb5Error, any_context, check, context, error_of, ffi, lib, release
-from hipercow_slurm.krb5.principal import Principal
+from hipercow_slurm.krb5.lib import (
+    NULL,
+    Krb5Error,
+    any_context,
+    check,
+    context,
+    error_of,
+    ffi,
+    lib,
+    release,
+    take_data,
+)
 from hipercow_slurm.values import KrbCred
 
 # A ticket from a large Active Directory carries its groups: 64 KiB of it are legal, and then some room.
@@ -35,7 +43,6 @@ MAX_AP_REP = 4 * 1024
 # The frame layer holds peers to the limits of the protocol; this one is only libkrb5's own int.
 MAX_PRIV = 2**31 - 1
 
-ADDRTYPE_INET = 2
 # In NAT mode auksd and its clients put this in place of both addresses, and KRB-PRIV compares them.
 DUMMY = b"dummy"
 
@@ -88,53 +95,14 @@ class _State(enum.Enum):
 
 # Looked up at each step of each message; as attributes of the enum they would be looked up twice.
 _NEW, _SENT, _JOINED, _FAILED, _CLOSED = _State
+_NO_KEY = codes.NUMBERS["KRB5KRB_AP_ERR_NOKEY"]
+_MUTUAL = lib.AP_OPTS_MUTUAL_REQUIRED
 _BAD_ADDRESS = codes.NUMBERS["KRB5KRB_AP_ERR_BADADDR"]
 
-
-class _Scratch(threading.local):
-    """Structs for the arguments of a call, made once per thread; nothing in them is of use after the call."""
-
-    def __init__(self) -> None:
-        self.source = ffi.new("krb5_data *")
-        self.out = ffi.new("krb5_data *")
-        self.auth = ffi.new("krb5_auth_context *")
-        self.options = ffi.new("int32_t *")
-        self.authenticator = ffi.new("krb5_authenticator **")
-
-    def given(self, octets: bytes) -> tuple[Any, Any]:
-        """A krb5_data over bytes, and what must be kept alive while it is used."""
-        source, keep = self.source, ffi.from_buffer(octets)
-        source.length = len(octets)
-        source.data = keep
-        return source, keep
-
-    def taken(self, own_context: Any) -> bytes:
-        """Copy and free what libkrb5 put into ``out``."""
-        out = self.out
-        octets: bytes = ffi.unpack(out.data, out.length) if out.length else b""
-        lib.krb5_free_data_contents(own_context, out)
-        return octets
-
-
-_scratch = _Scratch()
-
-
-@lru_cache(maxsize=4096)
-def _address(octets: bytes) -> tuple[Any, Any]:
-    """A krb5_address, and the buffer it points to; nobody writes to either."""
-    return convert.address(ADDRTYPE_INET, octets)
-
-
-@lru_cache(maxsize=64)
-def _principal(text: str) -> Any:
-    """A krb5_principal; nobody writes to it."""
-    return convert.principal(text)
-
-
-@lru_cache(maxsize=4096)
-def _name(components: tuple[bytes, ...], realm: bytes) -> str:
-    """The text of a principal."""
-    return str(Principal.of([convert.text(one) for one in components], convert.text(realm)))
+# Names of peers by what krb5_unparse_name makes of them, which tells any two apart; emptied when full.
+_clients: dict[bytes, str] = {}
+_CLIENTS = 4096
+_ADDED = 512  # octets of a KRB-PRIV beside its content, at most
 
 
 def _free_auth(auth: Any) -> None:
@@ -147,26 +115,32 @@ class _Peer:
     _FLAGS = lib.KRB5_AUTH_CONTEXT_DO_SEQUENCE
 
     def __init__(self, local: bytes | None, remote: bytes | None) -> None:
-        holder, ctx = _scratch.auth, context()
-        check(lib.krb5_auth_con_init(ctx, holder), "set up authentication", codes.SETUP)
-        self._auth = ffi.gc(holder[0], _free_auth)
-        check(lib.krb5_auth_con_setflags(ctx, self._auth, self._FLAGS), "set up authentication", codes.SETUP)
-        self._state = _NEW
+        holder, own, peer = calls.own.scratch.auth, NULL, NULL
         self._real = local is not None and remote is not None
         if local is not None and remote is not None:
             # Before the AP exchange: a ticket that carries addresses is compared with the remote one.
-            self._set_addresses(local, remote)
+            (own, _keep_own), (peer, _keep_peer) = calls.address(local), calls.address(remote)
+            self._local, self._remote = local, remote
+        code = calls.begin(any_context(), self._FLAGS, own, peer, holder)
+        check(code, "set up authentication", codes.SETUP)
+        self._auth = ffi.gc(holder[0], _free_auth)
+        self._state = _NEW
+        self._proved = False
 
     def seal(self, data: bytes) -> bytes:
         """A KRB-PRIV around ``data``: with sequence number and addresses, without timestamp."""
         self._begin(_JOINED)
-        scratch, ctx = _scratch, context()
-        source, _keep = scratch.given(data)
-        code = lib.krb5_mk_priv(ctx, self._auth, source, scratch.out, NULL)
+        scratch, length = calls.own.scratch, len(data)
+        out, size = scratch.room(length + _ADDED)
+        code = calls.seal(any_context(), self._auth, data, length, out, size, scratch.made)
         if code:
             raise error_of(code, "seal a message", codes.PRIV)
+        made = scratch.made[0]
+        if made > size:
+            raise InternalError(f"a message of {length} bytes became one of {made}")
         self._state = _JOINED
-        return scratch.taken(ctx)
+        sealed: bytes = ffi.unpack(out, made)
+        return sealed
 
     def seal_in_pieces(self, length: int, content: Iterable[bytes]) -> tuple[int, Iterator[bytes | bytearray]]:
         """As ``seal``, for tens of megabytes: the content comes in pieces, and so does the KRB-PRIV.
@@ -180,7 +154,9 @@ class _Peer:
         from hipercow_slurm.krb5 import bulk  # the cache's only: whoever runs in an srun does not load its ciphers
 
         self._begin(_JOINED)
-        sealed = bulk.seal(self._auth, length, content, (ADDRTYPE_INET, self._local), (ADDRTYPE_INET, self._remote))
+        sealed = bulk.seal(
+            self._auth, length, content, (calls.ADDRTYPE_INET, self._local), (calls.ADDRTYPE_INET, self._remote)
+        )
         self._state = _JOINED
         self.seal(b"\0")  # thrown away: it steps the sequence number
         return sealed
@@ -194,16 +170,17 @@ class _Peer:
         """
         self._begin(_JOINED)
         check_message(data, KRB_PRIV, "KRB-PRIV", limit=MAX_PRIV)
-        scratch, ctx = _scratch, context()
-        source, _keep = scratch.given(data)
-        code = lib.krb5_rd_priv(ctx, self._auth, source, scratch.out, NULL)
+        scratch, length = calls.own.scratch, len(data)
+        out, size = scratch.room(length)  # what is in it is shorter
+        code = calls.unseal(any_context(), self._auth, data, length, out, size, scratch.made)
         if code == _BAD_ADDRESS and self._try_dummy():
             # libkrb5 compares addresses before it steps the sequence number, so asking again is safe.
-            code = lib.krb5_rd_priv(ctx, self._auth, source, scratch.out, NULL)
+            code = calls.unseal(any_context(), self._auth, data, length, out, size, scratch.made)
         if code:
             raise error_of(code, "unseal a message", codes.PRIV)
-        self._state = _JOINED
-        return scratch.taken(ctx)
+        self._state, self._proved = _JOINED, True
+        content: bytes = ffi.unpack(out, scratch.made[0])
+        return content
 
     def close(self) -> None:
         """Free what libkrb5 holds; harmless twice."""
@@ -240,8 +217,8 @@ class _Peer:
         self._set_addresses(DUMMY, DUMMY)
 
     def _set_addresses(self, local: bytes, remote: bytes) -> None:
-        own_address, _keep_own = _address(local)
-        peer_address, _keep_peer = _address(remote)
+        own_address, _keep_own = calls.address(local)
+        peer_address, _keep_peer = calls.address(remote)
         code = lib.krb5_auth_con_setaddrs(context(), self._auth, own_address, peer_address)
         check(code, "set up authentication", codes.SETUP)
         self._local, self._remote = local, remote
@@ -286,12 +263,12 @@ class Initiator(_Peer):
         self._begin(_NEW)
         creds, _keep = convert.creds(self._ticket)
         options = lib.AP_OPTS_MUTUAL_REQUIRED | lib.AP_OPTS_USE_SUBKEY
-        scratch, ctx = _scratch, context()
-        scratch.auth[0] = self._auth
-        code = lib.krb5_mk_req_extended(ctx, scratch.auth, options, NULL, creds, scratch.out)
+        holder, out = calls.own.scratch.auth, ffi.new("krb5_data *")
+        holder[0] = self._auth
+        code = lib.krb5_mk_req_extended(context(), holder, options, NULL, creds, out)
         check(code, f"authenticate to {self.service}", codes.INITIATE)
         self._state = _SENT
-        return scratch.taken(ctx)
+        return take_data(out)
 
     def ap_rep(self, data: bytes) -> None:
         """Check the server's AP-REP and take over its subkey.
@@ -301,7 +278,8 @@ class Initiator(_Peer):
         """
         self._begin(_SENT)
         check_message(data, AP_REP, "AP-REP", limit=MAX_AP_REP)
-        source, _keep = _scratch.given(data)
+        source, keep = ffi.new("krb5_data *"), ffi.from_buffer(data)
+        source.length, source.data = len(data), keep
         holder = ffi.new("krb5_ap_rep_enc_part **")
         code = lib.krb5_rd_rep(context(), self._auth, source, holder)
         check(code, f"verify {self.service}", codes.INITIATE)
@@ -327,7 +305,6 @@ class Acceptor(_Peer):
         super().__init__(local, remote)
         self._keytab = keytab
         self._service = service
-        self._proved = False
         self.client = ""
 
     def ap_req(self, data: bytes) -> bytes:
@@ -341,28 +318,20 @@ class Acceptor(_Peer):
         """
         self._begin(_NEW)
         check_message(data, AP_REQ, "AP-REQ", limit=MAX_AP_REQ)
-        server = _principal(self._service) if self._service is not None else NULL
-        scratch, ctx = _scratch, context()
-        source, _keep = scratch.given(data)
-        scratch.auth[0] = self._auth
-        keys = keytab.loaded(self._keytab)
-        code = lib.krb5_rd_req(ctx, scratch.auth, source, server, keys, scratch.options, NULL)
-        if code == codes.NUMBERS["KRB5KRB_AP_ERR_NOKEY"]:
-            keytab.principals(self._keytab)  # libkrb5 says the same of a keytab it cannot read: ours, then
-        check(code, "accept a ticket", codes.ACCEPT)
-        if not scratch.options[0] & lib.AP_OPTS_MUTUAL_REQUIRED:
+        server = calls.principal(self._service) if self._service is not None else NULL
+        keys, scratch, ctx = keytab.loaded(self._keytab), calls.own.scratch, context()
+        out, into = scratch.out, (scratch.out, calls.OUT, scratch.made, scratch.client, calls.CLIENT)
+        code = calls.accept(ctx, self._auth, data, len(data), server, keys, scratch.options, *into)
+        if code:
+            if code == _NO_KEY:
+                keytab.principals(self._keytab)  # libkrb5 says the same of a keytab it cannot read: ours, then
+            raise error_of(code, "accept a ticket", codes.ACCEPT)
+        if not scratch.options[0] & _MUTUAL:
             raise ProtocolError("AP-REQ: the client does not want us to prove who we are", code="auth-failed")
-        client = self._authenticated(ctx)
-        check(lib.krb5_mk_rep(ctx, self._auth, scratch.out), f"answer {client}", codes.ACCEPT)
+        answer: bytes = ffi.unpack(out, scratch.made[0])
+        self.client = self._client(ctx, ffi.string(scratch.client))
         self._join()
-        self.client = client
-        return scratch.taken(ctx)
-
-    def unseal(self, data: bytes) -> bytes:
-        """As every peer's; finds out from the first message whether the client is in NAT mode."""
-        content = super().unseal(data)
-        self._proved = True
-        return content
+        return answer
 
     def krb_error(self, error: Exception) -> bytes:
         """The KRB-ERROR that tells a refused client why, as krb5_recvauth would; without our own words."""
@@ -370,12 +339,23 @@ class Acceptor(_Peer):
         number = cause.number if isinstance(cause, Krb5Error) else codes.NUMBERS["KRB5KRB_AP_ERR_MSG_TYPE"]
         return krberror.build(number, names.full(self._service or "?"))
 
+    def _client(self, ctx: Any, written: bytes) -> str:
+        """The peer's name, which libkrb5 writes as ``written`` (empty: it is not known how), as we do."""
+        known = _clients.get(written)
+        if known is None:
+            known = self._authenticated(ctx)
+            if written:
+                if len(_clients) >= _CLIENTS:
+                    _clients.clear()
+                _clients[written] = known
+        return known
+
     def _authenticated(self, ctx: Any) -> str:
-        holder = _scratch.authenticator
+        holder = calls.own.scratch.authenticator
         code = lib.krb5_auth_con_getauthenticator(ctx, self._auth, holder)
         check(code, "accept a ticket", codes.ACCEPT)
         try:
-            return _name(*convert.octets_of(holder[0].client))
+            return convert.principal_text(holder[0].client)
         finally:
             lib.krb5_free_authenticator(ctx, holder[0])
 

@@ -1,0 +1,99 @@
+"""Several calls of libkrb5 as one: what every connection and every message of the cache goes through.
+
+A call from Python costs 0.5 to 1 us beside what it does, a field of a struct 0.1 us: more, in sum, than sealing a
+message. ``SOURCE`` is C for the compiled module and no more than those calls one after the other; the bytes in it are
+libkrb5's to understand. The fallback without compiler has the same three functions in Python (``plain.py``).
+
+A result that is larger than ``size`` is lost, and ``made`` says so by being larger too: give room enough.
+"""
+
+from __future__ import annotations
+
+DECLARATIONS = """
+krb5_error_code hipercow_slurm_begin(krb5_context, int32_t flags, krb5_address *own, krb5_address *peer,
+    krb5_auth_context *);
+krb5_error_code hipercow_slurm_accept(krb5_context, krb5_auth_context, const char *data, size_t length,
+    krb5_const_principal server, krb5_keytab, int32_t *options, char *out, size_t size, size_t *made,
+    char *client, size_t client_size);
+krb5_error_code hipercow_slurm_seal(krb5_context, krb5_auth_context, const char *data, size_t length,
+    char *out, size_t size, size_t *made);
+krb5_error_code hipercow_slurm_unseal(krb5_context, krb5_auth_context, const char *data, size_t length,
+    char *out, size_t size, size_t *made);
+"""
+
+SOURCE = r"""
+#include <krb5.h>
+#include <string.h>
+
+/* An auth context; addresses NULL: without. */
+static krb5_error_code
+hipercow_slurm_begin(krb5_context context, int32_t flags, krb5_address *own, krb5_address *peer,
+                     krb5_auth_context *auth)
+{
+    krb5_error_code code = krb5_auth_con_init(context, auth);
+    if (code)
+        return code;
+    code = krb5_auth_con_setflags(context, *auth, flags);
+    if (!code && own)
+        code = krb5_auth_con_setaddrs(context, *auth, own, peer);
+    if (code) {
+        krb5_auth_con_free(context, *auth);
+        *auth = NULL;
+    }
+    return code;
+}
+
+static krb5_error_code
+given_out(krb5_context context, krb5_data *result, char *out, size_t size, size_t *made)
+{
+    *made = result->length;
+    if (result->length > 0 && result->length <= size)
+        memcpy(out, result->data, result->length);
+    krb5_free_data_contents(context, result);
+    return 0;
+}
+
+/* Check an AP-REQ and make the AP-REP. client: who it is as krb5_unparse_name writes it; empty if there is no room. */
+static krb5_error_code
+hipercow_slurm_accept(krb5_context context, krb5_auth_context auth, const char *data, size_t length,
+                      krb5_const_principal server, krb5_keytab keys, int32_t *options, char *out, size_t size,
+                      size_t *made, char *client, size_t client_size)
+{
+    krb5_data given = { 0, (unsigned int)length, (char *)data }, answer = { 0, 0, NULL };
+    krb5_authenticator *authenticator = NULL;
+    char *name = NULL;
+    krb5_error_code code = krb5_rd_req(context, &auth, &given, server, keys, options, NULL);
+    if (!code)
+        code = krb5_auth_con_getauthenticator(context, auth, &authenticator);
+    if (code)
+        return code;
+    code = krb5_unparse_name(context, authenticator->client, &name);
+    krb5_free_authenticator(context, authenticator);
+    if (code)
+        return code;
+    *client = '\0';
+    if (strlen(name) < client_size)
+        strcpy(client, name);
+    krb5_free_unparsed_name(context, name);
+    code = krb5_mk_rep(context, auth, &answer);
+    return code ? code : given_out(context, &answer, out, size, made);
+}
+
+static krb5_error_code
+hipercow_slurm_seal(krb5_context context, krb5_auth_context auth, const char *data, size_t length,
+                    char *out, size_t size, size_t *made)
+{
+    krb5_data given = { 0, (unsigned int)length, (char *)data }, result = { 0, 0, NULL };
+    krb5_error_code code = krb5_mk_priv(context, auth, &given, &result, NULL);
+    return code ? code : given_out(context, &result, out, size, made);
+}
+
+static krb5_error_code
+hipercow_slurm_unseal(krb5_context context, krb5_auth_context auth, const char *data, size_t length,
+                      char *out, size_t size, size_t *made)
+{
+    krb5_data given = { 0, (unsigned int)length, (char *)data }, result = { 0, 0, NULL };
+    krb5_error_code code = krb5_rd_priv(context, auth, &given, &result, NULL);
+    return code ? code : given_out(context, &result, out, size, made);
+}
+"""
