@@ -11,7 +11,7 @@ import re
 import sys
 import time
 from collections.abc import Callable, Mapping, MutableMapping
-from typing import Any
+from typing import Any, NamedTuple
 
 # structlog imports rich for its console output if it finds it: 4 MB in each daemon, for what none of them uses.
 _rich_is_used = "rich" in sys.modules
@@ -48,15 +48,34 @@ def setup(program: str, *, level: str = "info", json: bool = False) -> None:
     )
 
 
-def info(event: str, fields: Mapping[str, Any]) -> None:
-    """As ``get().info(event, **fields)`` without context variables, for the one line that every request writes.
+class Told(NamedTuple):
+    """Fields that many lines begin with, and their text."""
 
-    It is the same line at a third of the cost.
+    fields: Mapping[str, Any]
+    text: str
+
+
+_NOTHING = Told({}, "")
+
+
+def told(fields: Mapping[str, Any]) -> Told:
+    """``fields`` for ``info``, to be written often."""
+    return Told(fields, _joined(fields))
+
+
+def info(event: str, fields: Mapping[str, Any], *, after: Told = _NOTHING) -> None:
+    """As ``get().info(event, **after.fields, **fields)`` without context variables, for the line of every request.
+
+    It is the same line at a fifth of the cost.
     """
     if _write is None:
-        get().info(event, **fields)
+        get().info(event, **after.fields, **fields)
     else:
-        _write(f"event={event}" + "".join([f" {key}={_text(value)}" for key, value in fields.items()]))
+        _write(f"event={event}{after.text}{_joined(fields)}")
+
+
+def _joined(fields: Mapping[str, Any]) -> str:
+    return "".join([f" {key}={_text(value)}" for key, value in fields.items()])
 
 
 def _direct(program: str) -> Callable[[str], None]:
@@ -92,14 +111,15 @@ def logfmt(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> str:
     """
     pop = event.pop
     head = f"ts={pop('ts', '')} level={pop('level', '')} program={pop('program', '')} event={_text(pop('event', ''))}"
-    return head + "".join([f" {key}={_text(value)}" for key, value in event.items()])
+    return head + _joined(event)
 
 
 def _text(value: Any) -> str:
     """A value; quoted when it is empty or holds a blank or something that would end it."""
     kind = type(value)
     if kind is str and _PLAIN(value):
-        return str(value)
+        plain: str = value
+        return plain
     if kind is int:
         return str(value)
     if kind is bool:

@@ -274,7 +274,7 @@ class Answering(Connection):
         if reply is None:
             self._later(self._answer(event))
         else:
-            self._answered(self._session.send(reply))
+            self._answered(self._session.send_encoded(reply))
 
     async def _answer(self, event: Request | Malformed) -> None:
         if isinstance(event, Malformed):

@@ -89,7 +89,7 @@ class Conversations:
         if reply is None:
             self._do(self._wait(number, peer, request))
         else:
-            self._reply(number, reply)
+            self._say(Kind.ANSWER, number, reply)
 
     def _reply(self, number: int, reply: Reply) -> None:
         self._say(Kind.ANSWER, number, messages.encode(reply))

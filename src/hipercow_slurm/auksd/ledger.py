@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import secrets
+from functools import lru_cache
 from typing import Any
 
 from hipercow_slurm import log
 from hipercow_slurm.audit import AuditLog
 from hipercow_slurm.auksd.vitals import Vitals
 from hipercow_slurm.errors import Error, UnavailableError
+
+Fields = dict[str, Any]
 
 # In the audit log beside its reason, not in its own field.
 _TOLD = ("owner", "endtime", "renew_till", "stored_endtime", "stored_renew_till", "count", "job", "idle_s")
@@ -43,7 +46,7 @@ class Ledger:
         role: str | None = None,
         peer: str | None = None,
         uid: int | None = None,
-        fields: dict[str, Any] | None = None,
+        fields: Fields | None = None,
         error: Error | None = None,
     ) -> None:
         """One decision.
@@ -69,15 +72,7 @@ class Ledger:
             raise
 
     def note_now(
-        self,
-        verb: str,
-        result: str,
-        *,
-        principal: str,
-        role: str,
-        peer: str,
-        uid: int | None,
-        fields: dict[str, Any] | None,
+        self, verb: str, result: str, principal: str, role: str, peer: str, uid: int | None, fields: Fields | None
     ) -> None:
         """As ``note``, without waiting for the disk.
 
@@ -109,22 +104,21 @@ class Ledger:
         role: str | None,
         peer: str | None,
         uid: int | None,
-        fields: dict[str, Any] | None,
+        fields: Fields | None,
         error: Error | None,
     ) -> str:
         """Log and count; returns the request id."""
-        self._number += 1
-        request_id = f"{self._start}-{self._number:x}"
-        line: dict[str, Any] = {"principal": principal, "role": role, "peer": peer, "verb": verb, "uid": uid}
-        if None in line.values():
-            line = {key: value for key, value in line.items() if value is not None}
+        self._number = number = self._number + 1
+        request_id = f"{self._start}-{number:x}"
+        line: Fields = {} if uid is None else {"uid": uid}
         if fields:
             line |= fields
         line["result"], line["request_id"] = result, request_id
+        head = _head(principal, role, peer, verb)
         if error is None:
-            log.info("auksd.request", line)
+            log.info("auksd.request", line, after=head)
         else:
-            self._log.warning("auksd.request", **line, code=error.code, why=error.message)
+            self._log.warning("auksd.request", **head.fields, **line, code=error.code, why=error.message)
             self.vitals.failed(error)
         self.vitals.request(verb, role, "not-found" if error and error.code == "not-found" else result)
         return request_id
@@ -133,7 +127,14 @@ class Ledger:
         self._log.error("auksd.audit_failed", request_id=request_id, code=trouble.code, why=trouble.message)
 
 
-def _why(fields: dict[str, Any] | None, error: Error | None) -> str | None:
+@lru_cache(maxsize=4096)
+def _head(principal: str | None, role: str | None, peer: str | None, verb: str) -> log.Told:
+    """How the line of a decision begins: the same for all that somebody asks over a connection."""
+    line = {"principal": principal, "role": role, "peer": peer, "verb": verb}
+    return log.told({key: value for key, value in line.items() if value is not None})
+
+
+def _why(fields: Fields | None, error: Error | None) -> str | None:
     fields = fields or {}
     told = [f"{key}={fields[key]}" for key in _TOLD if key in fields]
     if error is not None:

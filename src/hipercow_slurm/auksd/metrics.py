@@ -67,6 +67,7 @@ class AuksdMetrics:
         self._requests = Counter(
             f"{_NAME}_requests", "Requests answered.", ["verb", "role", "result"], registry=registry
         )
+        self._known: dict[tuple[str, str | None, str], Counter] = {}  # labels() costs more than all else here
         self._renewals = Counter(f"{_NAME}_renewals", "Renewals, by how they ended.", ["result"], registry=registry)
         self._kdc = Histogram(
             f"{_NAME}_kdc_seconds", "Time the KDC took.", ["result"], buckets=KDC_S, registry=registry
@@ -81,11 +82,16 @@ class AuksdMetrics:
 
     def request(self, verb: str, role: str | None, result: str) -> None:
         """Count one answered (or refused) request."""
-        self._requests.labels(
-            verb if verb in VERBS else OTHER,
-            role if role in ROLES else "none" if role is None else OTHER,
-            result if result in RESULTS else OTHER,
-        ).inc()
+        known = self._known.get((verb, role, result))
+        if known is None:
+            known = self._requests.labels(
+                verb if verb in VERBS else OTHER,
+                role if role in ROLES else "none" if role is None else OTHER,
+                result if result in RESULTS else OTHER,
+            )
+            if verb in VERBS and role in ROLES and result in RESULTS:  # so there are few
+                self._known[verb, role, result] = known
+        known.inc()
 
     def renewal(self, result: str) -> None:
         """Count one renewal: ``renewed``, ``failed`` (to be tried again) or ``dropped``."""

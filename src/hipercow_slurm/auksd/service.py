@@ -126,7 +126,8 @@ class Watcher(Protocol):
         """Nothing is stored for ``uid`` any more."""
 
 
-_PONG = messages.PingReply()
+_PONG, _ERROR = messages.encode(messages.PingReply()), messages.encode(messages.ErrorReply())
+NAMES = {role: role.value for role in Role}  # looked up for each request; an Enum's own way to it is Python code
 
 
 @dataclass(slots=True)
@@ -190,34 +191,37 @@ class Service:
                 "connect", "refused", principal=principal, peer=peer, error=_no_role(principal, peer)
             )
 
-    def answer_now(self, who: Requester, request: Request) -> Reply | None:
-        """The reply to a PING or GET that is allowed, needs nobody's answer and could be noted at once.
+    def answer_now(self, who: Requester, request: Request) -> bytes | None:
+        """The encoded reply to a PING or GET that is allowed, needs nobody's answer and could be noted at once.
 
         None for everything else, which includes all that is refused or fails: ``answer`` it, nothing was noted yet.
         """
-        if self.acl.role(who.principal, who.peer) is not who.role:
+        principal, role, peer = who.principal, who.role, who.peer
+        if self.acl.role(principal, peer) is not role or self._ledger.waits:
             return None
-        noted = _Noted()
-        if isinstance(request, messages.Get):
-            reply = self._get_now(who, request.uid, noted)
-        elif isinstance(request, messages.Ping):
+        verb, uid, fields = "ping", None, None
+        if type(request) is messages.Get:
+            verb, uid = "get", request.uid
+            try:
+                if MAY["get"].get(role) is Reach.ON_NODE:
+                    job = self.jobs.known_on_node(principal, uid)
+                    if job is None:
+                        return None
+                    fields = {"job": job}
+                if self._at_once is None:
+                    return None
+                cred = _opened(who, uid, self._at_once.get_now(uid))
+                reply = messages.encode_get_reply(uid, cred, slack(len(cred.der)))
+            except Error:
+                return None
+        elif type(request) is messages.Ping:
             reply = _PONG
         else:
             return None
-        if reply is None or self._ledger.waits:
-            return None
         try:
-            self._ledger.note_now(
-                type(request).__name__.lower(),
-                "ok",
-                principal=who.principal,
-                role=who.role.value,
-                peer=who.peer,
-                uid=noted.uid,
-                fields=noted.fields,
-            )
+            self._ledger.note_now(verb, "ok", principal, NAMES[role], peer, uid, fields)
         except UnavailableError:
-            return messages.ErrorReply()
+            return _ERROR
         return reply
 
     async def answer(self, who: Requester, request: Request) -> Reply | Dump:
@@ -301,22 +305,8 @@ class Service:
     async def _get(self, who: Requester, uid: int, noted: _Noted) -> Reply:
         if MAY["get"].get(who.role) is Reach.ON_NODE:  # before the store is looked at: a no tells nothing about it
             noted.fields = {"job": await self.jobs.check_on_node(who.principal, uid)}
-        return _opened(who, uid, await self._store.get(uid))
-
-    def _get_now(self, who: Requester, uid: int, noted: _Noted) -> Reply | None:
-        """As ``_get``; None if it would have to wait, or fails."""
-        if self._at_once is None:
-            return None
-        noted.uid = uid
-        try:
-            if MAY["get"].get(who.role) is Reach.ON_NODE:
-                job = self.jobs.known_on_node(who.principal, uid)
-                if job is None:
-                    return None
-                noted.fields = {"job": job}
-            return _opened(who, uid, self._at_once.get_now(uid))
-        except Error:
-            return None
+        cred = _opened(who, uid, await self._store.get(uid))
+        return messages.GetReply(Record.of(uid, cred, slack(len(cred.der))))
 
     async def _remove(self, who: Requester, uid: int) -> Reply:
         def rule(entry: Entry) -> bool:
@@ -345,7 +335,7 @@ class Service:
             verb,
             result,
             principal=who.principal,
-            role=who.role.value,
+            role=NAMES[who.role],
             peer=who.peer,
             uid=noted.uid,
             fields=noted.fields,
@@ -357,8 +347,8 @@ def _no_role(principal: str, peer: str) -> AccessError:
     return AccessError(f"no rule gives {principal} at {peer} a role", code="no-role")
 
 
-def _opened(who: Requester, uid: int, sealed: Sealed | None) -> Reply:
-    """The reply to a GET of what is stored for ``uid``.
+def _opened(who: Requester, uid: int, sealed: Sealed | None) -> KrbCred:
+    """What the reply to a GET of what is stored for ``uid`` holds.
 
     Raises:
         AccessError: it is not theirs, or not there.
@@ -367,5 +357,4 @@ def _opened(who: Requester, uid: int, sealed: Sealed | None) -> Reply:
     check_may(who, "get", sealed.entry.principal if sealed else who.principal)
     if sealed is None:
         raise AccessError(f"no credential is stored for uid {uid}", code="not-found")
-    cred = sealed.open()
-    return messages.GetReply(Record.of(uid, cred, slack(len(cred.der))))
+    return sealed.open()

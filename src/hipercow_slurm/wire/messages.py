@@ -99,28 +99,9 @@ class Record:
 
     def encode(self) -> bytes:
         """Its bytes; the padding is zero (the original sends 32 KiB of its stack)."""
-        name = self.principal.encode()
-        if len(name) > MAX_PRINCIPAL or b"\0" in name:
-            raise ProtocolError(f"principal of {len(name)} bytes does not fit a record", code="wire-too-long")
-        if not len(self.data) <= self.max_length <= MAX_CRED:
-            raise ProtocolError(
-                f"a KRB-CRED of {len(self.data)} bytes does not fit a field of {self.max_length}",
-                code="wire-too-long",
-            )
-        times = self.times
-        header = _RECORD.pack(
-            _PRINCIPAL_FIELD,
-            name,
-            self.uid,
-            times.starttime,
-            times.endtime,
-            times.renew_till,
-            self.addressless,
-            self.crossrealm,
-            self.max_length,
-            len(self.data),
+        return _record(
+            self.uid, self.principal, self.times, self.data, self.max_length, self.addressless, self.crossrealm
         )
-        return header + self.data + bytes(self.max_length - len(self.data) + 4)  # + 4: status, always 0
 
     @classmethod
     def read(cls, reader: Reader) -> Record:
@@ -148,6 +129,22 @@ class Record:
             raise ProtocolError("credential record whose principal is not UTF-8") from error
         times = TicketTimes(start, end, renew_till)
         return cls(uid, principal, times, data, max_length, bool(addressless), bool(crossrealm))
+
+
+def _record(
+    uid: int, principal: str, times: TicketTimes, data: bytes, max_length: int, addressless: bool, crossrealm: bool
+) -> bytes:
+    """See ``Record.encode``."""
+    name, length = principal.encode(), len(data)
+    if len(name) > MAX_PRINCIPAL or b"\0" in name:
+        raise ProtocolError(f"principal of {len(name)} bytes does not fit a record", code="wire-too-long")
+    if not length <= max_length <= MAX_CRED:
+        raise ProtocolError(f"a KRB-CRED of {length} bytes does not fit a field of {max_length}", code="wire-too-long")
+    start, end, renew_till = times.starttime, times.endtime, times.renew_till
+    header = _RECORD.pack(
+        _PRINCIPAL_FIELD, name, uid, start, end, renew_till, addressless, crossrealm, max_length, length
+    )
+    return header + data + bytes(max_length - length + 4)  # + 4: status, always 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -291,6 +288,14 @@ REPLIES = {kind.TYPE: kind for kind in (PingReply, ErrorReply, AddReply, GetRepl
 def encode(message: Request | Reply) -> bytes:
     """Type and body."""
     return _I32.pack(message.TYPE) + message.body()
+
+
+def encode_get_reply(uid: int, cred: KrbCred, max_length: int) -> bytes:
+    """``encode(GetReply(Record.of(...)))`` without making either: this is answered by the thousand."""
+    return _GET_REPLY + _record(uid, cred.client, cred.times, cred.der, max_length, cred.addressless, cred.tickets > 1)
+
+
+_GET_REPLY = _I32.pack(GetReply.TYPE)
 
 
 def decode_request(data: bytes) -> Request:
