@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 DUMP_S = 600.0  # a dump must be taken in so long: until then the database throws nothing away
 AT_ONCE = 16
+_TURNS = range(AT_ONCE)
 
 
 class Connection(asyncio.Protocol):
@@ -96,9 +97,8 @@ class Connection(asyncio.Protocol):
         self._session.receive(data)
         if not self._busy:
             self._go()
-        if not self._paused and self._session.buffered > 2 * MAX_FRAME:
-            self._paused = True
-            self._transport.pause_reading()
+        if self._busy or self._full:
+            self._hold()
 
     def eof_received(self) -> bool:
         """The peer will send no more, but may still want its answers."""
@@ -147,24 +147,33 @@ class Connection(asyncio.Protocol):
 
     def _go(self) -> None:
         """Take what has come, until bytes are missing or something must be waited for."""
+        session = self._session
         try:
-            for _ in range(AT_ONCE):
+            for _ in _TURNS:
                 if self._closing or self._full or self._busy:
                     return
-                event = self._session.next_event()
+                event = session.next_event()
                 if event is None:
                     self._need_more()
                     return
                 self._take(event)
-                if self._session.exhausted:
-                    self._need_more()
+                if session.exhausted:
+                    if self._paused:
+                        self._need_more()
                     return
+            self._hold()
             asyncio.get_running_loop().call_soon(self._go)
         except Error as error:
             self._fail(error)
         except Exception:
             self._server.log.exception("auksd.bug", peer=self.peer)
             self._close()
+
+    def _hold(self) -> None:
+        """Take no more from the peer while enough of it waits here."""
+        if not self._paused and self._session.buffered > 2 * MAX_FRAME:
+            self._paused = True
+            self._transport.pause_reading()
 
     def _take(self, event: ServerEvent) -> None:
         if isinstance(event, Authenticated):
@@ -185,8 +194,10 @@ class Connection(asyncio.Protocol):
         raise NotImplementedError
 
     def _answered(self, data: bytes) -> None:
-        self._write(data)
-        self.deadline = self._server.now() + self._server.config.idle_timeout_s
+        server = self._server
+        if not self._lost:
+            self._transport.write(data)
+        self.deadline = server.now() + server.config.idle_timeout_s
 
     def _need_more(self) -> None:
         if out := self._session.outgoing():

@@ -18,6 +18,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable
+from functools import lru_cache
 
 from hipercow_slurm import log
 from hipercow_slurm.auksd.config import Auksd
@@ -29,6 +30,9 @@ from hipercow_slurm.krb5.auth import Acceptor
 BACKLOG = 4096
 SWEEP_S = 1.0
 RESERVED_FILES = 64  # descriptors that are not connections
+
+
+_octets = lru_cache(maxsize=4096)(socket.inet_aton)
 
 
 def bound(config: Auksd) -> socket.socket:
@@ -70,7 +74,7 @@ class Server:
         self.own: tuple[str, int] | None = None  # address of our end of each connection, where it is always the same
         self.most = sys.maxsize  # connections the process has descriptors for, whatever the configuration says
         self._connections: dict[Connection, None] = {}  # in order of their accept
-        self._per_peer: Counter[str] = Counter()
+        self._per_peer: dict[str, int] = {}
         self._closed_early: Counter[str] = Counter()
         self._listener: asyncio.Server | None = None
         self._sweeper: asyncio.Task[None] | None = None
@@ -119,29 +123,32 @@ class Server:
     def acceptor(self, ours: str, theirs: str) -> Acceptor:
         """The crypto object of a connection between these two IPv4 addresses."""
         config = self.config
-        return Acceptor(config.keytab, config.principal, local=socket.inet_aton(ours), remote=socket.inet_aton(theirs))
+        return Acceptor(config.keytab, config.principal, local=_octets(ours), remote=_octets(theirs))
 
     def enter(self, connection: Connection) -> bool:
         """Take a new connection in, making room if need be; False when there is none."""
         peer = connection.peer
         if self.draining:
             return False
-        if self._per_peer[peer] >= self.config.connections_per_peer and not self._make_room(peer):
+        config, there = self.config, self._per_peer
+        if there.get(peer, 0) >= config.connections_per_peer and not self._make_room(peer):
             return False
-        if len(self._connections) >= min(self.config.connections, self.most) and not self._make_room(None):
+        count = len(self._connections)
+        if (count >= config.connections or count >= self.most) and not self._make_room(None):
             return False
         self._connections[connection] = None
-        self._per_peer[peer] += 1
+        there[peer] = there.get(peer, 0) + 1
         return True
 
     def leave(self, connection: Connection) -> None:
         """Forget a connection; harmless for one that never entered."""
-        if connection not in self._connections:
+        if self._connections.pop(connection, self) is self:
             return
-        del self._connections[connection]
-        self._per_peer[connection.peer] -= 1
-        if not self._per_peer[connection.peer]:
-            del self._per_peer[connection.peer]
+        there, peer = self._per_peer, connection.peer
+        if there[peer] > 1:
+            there[peer] -= 1
+        else:
+            del there[peer]
         if not self._connections:
             self._empty.set()
 

@@ -119,10 +119,10 @@ class _Peer:
         self._real = local is not None and remote is not None
         if local is not None and remote is not None:
             # Before the AP exchange: a ticket that carries addresses is compared with the remote one.
-            (own, _keep_own), (peer, _keep_peer) = calls.address(local), calls.address(remote)
+            own, peer, _keep = calls.addresses(local, remote)
             self._local, self._remote = local, remote
-        code = calls.begin(any_context(), self._FLAGS, own, peer, holder)
-        check(code, "set up authentication", codes.SETUP)
+        if code := calls.begin(any_context(), self._FLAGS, own, peer, holder):
+            raise error_of(code, "set up authentication", codes.SETUP)
         self._auth = ffi.gc(holder[0], _free_auth)
         self._state = _NEW
         self._proved = False
@@ -217,9 +217,8 @@ class _Peer:
         self._set_addresses(DUMMY, DUMMY)
 
     def _set_addresses(self, local: bytes, remote: bytes) -> None:
-        own_address, _keep_own = calls.address(local)
-        peer_address, _keep_peer = calls.address(remote)
-        code = lib.krb5_auth_con_setaddrs(context(), self._auth, own_address, peer_address)
+        own, peer, _keep = calls.addresses(local, remote)
+        code = lib.krb5_auth_con_setaddrs(context(), self._auth, own, peer)
         check(code, "set up authentication", codes.SETUP)
         self._local, self._remote = local, remote
 

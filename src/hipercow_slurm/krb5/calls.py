@@ -47,9 +47,10 @@ own = _PerThread()
 
 
 @lru_cache(maxsize=4096)
-def address(octets: bytes) -> tuple[Any, Any]:
-    """A krb5_address of an IPv4 address, and the buffer it points to; nobody writes to either."""
-    return convert.address(ADDRTYPE_INET, octets)
+def addresses(local: bytes, remote: bytes) -> tuple[Any, Any, Any]:
+    """Two krb5_addresses of IPv4 addresses, and the buffers they point to; nobody writes to any of them."""
+    (own, kept), (peer, kept_too) = convert.address(ADDRTYPE_INET, local), convert.address(ADDRTYPE_INET, remote)
+    return own, peer, (kept, kept_too)
 
 
 @lru_cache(maxsize=64)

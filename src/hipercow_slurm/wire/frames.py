@@ -13,6 +13,7 @@ import struct
 from hipercow_slurm.errors import ProtocolError
 
 _LENGTH = struct.Struct(">I")
+_unpack_length = _LENGTH.unpack_from
 
 # One limit for both sides of the handshake. The longest legal request is an ADD of 32768 bytes (about 32900 sealed);
 # an AP-REQ with the authorization data of a large directory stays below 64 KiB as well.
@@ -21,7 +22,7 @@ MAX_FRAME = 64 * 1024
 
 def frame(body: bytes) -> bytes:
     """``body`` with its length in front."""
-    return frame_head(len(body)) + body
+    return _LENGTH.pack(len(body)) + body
 
 
 def frame_head(length: int) -> bytes:
@@ -35,6 +36,8 @@ class FrameBuffer:
     Args:
         limit_bytes: longest frame body accepted; may be changed between two frames.
     """
+
+    __slots__ = ("_at", "_data", "_eof", "limit_bytes")
 
     def __init__(self, limit_bytes: int = MAX_FRAME) -> None:
         self.limit_bytes = limit_bytes
@@ -64,11 +67,11 @@ class FrameBuffer:
         Raises:
             ProtocolError: ``wire-too-long``, or ``wire-truncated`` when the peer stopped inside a frame.
         """
-        data, begin = self._data, self._at + _LENGTH.size
+        data, begin = self._data, self._at + 4
         if len(data) < begin:
             self._check_not_cut()
             return None
-        (length,) = _LENGTH.unpack_from(data, self._at)
+        (length,) = _unpack_length(data, self._at)
         if length > self.limit_bytes:
             raise ProtocolError(
                 f"the peer announced a frame of {length} bytes, the limit is {self.limit_bytes}",
@@ -78,9 +81,21 @@ class FrameBuffer:
         if len(data) < end:
             self._check_not_cut()
             return None
-        self._took(end)
+        if end == len(data):
+            self._data, self._at = b"", 0
+        else:
+            self._at = end
+        if type(data) is bytes:
+            return data[begin:end]
         with memoryview(data) as view:  # one copy instead of two: dumps are large
             return bytes(view[begin:end])
+
+    def skip(self, octets: bytes) -> bool:
+        """Consume ``octets`` if they are what comes next, as they are."""
+        if not self._data.startswith(octets, self._at):
+            return False
+        self._took(self._at + len(octets))
+        return True
 
     def octet(self) -> int | None:
         """The next single byte (the one unframed answer of the handshake), or None."""
@@ -99,7 +114,7 @@ class FrameBuffer:
     @property
     def empty(self) -> bool:
         """True when every byte was consumed and the peer may send more."""
-        return self._at == len(self._data) and not self._eof
+        return not (self._data or self._eof)  # what was consumed to the end is dropped
 
     @property
     def ended(self) -> bool:

@@ -25,6 +25,9 @@ from hipercow_slurm.wire.frames import FrameBuffer, frame
 SENDAUTH_VERSION = b"KRB5_SENDAUTH_V1.0\0"
 APPLICATION_VERSION = b"0.1\0"
 
+# What every client begins with, both frames in one piece as a rule.
+GREETING = frame(SENDAUTH_VERSION) + frame(APPLICATION_VERSION)
+
 ACCEPTED, BAD_VERSION, BAD_APPLICATION = b"\x00", b"\x01", b"\x02"
 
 
@@ -95,18 +98,31 @@ class _Step(Enum):
     DONE = auto()
 
 
+_VERSION, _APPLICATION, _AP_REQ, _DONE = _Step.VERSION, _Step.APPLICATION, _Step.AP_REQ, _Step.DONE
+_EMPTY = frame(b"")
+
+
 class ServerHandshake:
     """Takes the client's frames and gives back what to send."""
 
+    __slots__ = ("_acceptor", "_step", "_version_ok")
+
     def __init__(self, acceptor: Acceptor) -> None:
         self._acceptor = acceptor
-        self._step = _Step.VERSION
+        self._step = _VERSION
         self._version_ok = False
+
+    def greet(self, buffer: FrameBuffer) -> bytes:
+        """As ``feed`` with the first two frames if ``buffer`` begins with them, both whole and right; else nothing."""
+        if self._step is _VERSION and buffer.skip(GREETING):
+            self._step = _AP_REQ
+            return ACCEPTED
+        return b""
 
     @property
     def done(self) -> bool:
         """True once the AP-REP is among the bytes returned."""
-        return self._step is _Step.DONE
+        return self._step is _DONE
 
     def feed(self, body: bytes) -> bytes:
         """One frame from the client; returns bytes to send (perhaps none).
@@ -114,20 +130,20 @@ class ServerHandshake:
         Raises:
             HandshakeError: send its ``answer``, then close.
         """
-        if self._step is _Step.VERSION:
+        if self._step is _AP_REQ:
+            return self._authenticate(body)
+        if self._step is _VERSION:
             self._version_ok = body == SENDAUTH_VERSION
-            self._step = _Step.APPLICATION
+            self._step = _APPLICATION
             return b""
-        if self._step is _Step.APPLICATION:
+        if self._step is _APPLICATION:
             # Only now: closing with the second frame unread would reset the connection and lose the octet.
             if not self._version_ok:
                 raise HandshakeError("the peer does not speak KRB5_SENDAUTH_V1.0", BAD_VERSION)
             if body != APPLICATION_VERSION:
                 raise HandshakeError("the peer does not speak AUKS 0.1", BAD_APPLICATION)
-            self._step = _Step.AP_REQ
+            self._step = _AP_REQ
             return ACCEPTED
-        if self._step is _Step.AP_REQ:
-            return self._authenticate(body)
         raise InternalError("handshake fed after its end")
 
     def _authenticate(self, body: bytes) -> bytes:
@@ -135,8 +151,8 @@ class ServerHandshake:
             answer = self._acceptor.ap_req(body)
         except Error as error:
             raise HandshakeError(error.message, frame(self._acceptor.krb_error(error))) from error
-        self._step = _Step.DONE
-        return frame(b"") + frame(answer)
+        self._step = _DONE
+        return _EMPTY + frame(answer)
 
 
 class ClientHandshake:
@@ -153,7 +169,7 @@ class ClientHandshake:
 
     def start(self) -> bytes:
         """All the client ever sends in the handshake."""
-        return frame(SENDAUTH_VERSION) + frame(APPLICATION_VERSION) + frame(self._initiator.ap_req())
+        return GREETING + frame(self._initiator.ap_req())
 
     def feed(self, buffer: FrameBuffer) -> bool:
         """Consume one answer from ``buffer``; False when it is not complete yet.

@@ -55,6 +55,8 @@ class ServerSession:
         limit_bytes: longest frame accepted, before and after authentication.
     """
 
+    __slots__ = ("_acceptor", "_ended", "_frames", "_handshake", "_open", "_out")
+
     def __init__(self, acceptor: Acceptor, *, limit_bytes: int = MAX_FRAME) -> None:
         self._acceptor = acceptor
         self._handshake = ServerHandshake(acceptor)
@@ -95,7 +97,10 @@ class ServerSession:
         if self._ended:
             return Ended(clean=False)
         try:
-            return self._next()
+            if not self._open:
+                return self._greeted()
+            body = self._frames.frame()
+            return self._none() if body is None else self._request(self._acceptor.unseal(body))
         except HandshakeError as refusal:
             self._ended = True
             self._out += refusal.answer
@@ -104,26 +109,29 @@ class ServerSession:
             self._ended = True
             raise
 
-    def _next(self) -> ServerEvent | None:
-        while (body := self._frames.frame()) is not None:
-            if self._open:
-                return self._request(body)
-            self._out += self._handshake.feed(body)
-            if self._handshake.done:
+    def _greeted(self) -> ServerEvent | None:
+        frames, handshake = self._frames, self._handshake
+        self._out += handshake.greet(frames)
+        while (body := frames.frame()) is not None:
+            self._out += handshake.feed(body)
+            if handshake.done:
                 self._open = True
                 return Authenticated(self._acceptor.client)
+        return self._none()
+
+    def _none(self) -> ServerEvent | None:
+        """There is no whole frame."""
         if self._frames.ended:
             self._ended = True
             return Ended(clean=False)
         return None
 
-    def _request(self, body: bytes) -> ServerEvent:
-        plain = self._acceptor.unseal(body)
+    def _request(self, plain: bytes) -> ServerEvent:
         try:
             request = messages.decode_request(plain)
         except ProtocolError as error:
             return Malformed(error.message)
-        if isinstance(request, Close):
+        if type(request) is Close:
             self._ended = True
             return Ended(clean=True)
         return request
