@@ -53,22 +53,22 @@ class Machine:
         Args:
             source: where the running code lies, as the node's host sees it.
         """
+        scripts = f"{source}/{SCRIPTS}"
         if self.emulated:
-            scripts = f"{source}/{SCRIPTS}"
             more = (self.name, self.address, scripts, self.tap, self.hardware_address, EMULATED_MEMORY)
             return ("/bin/sh", f"{scripts}/emulated.sh", *more)
         network = f"transport=tap,ifname={self.tap},depth=128,gro=1,mac={self.hardware_address}"
         return (
-            KERNEL,
+            *("/bin/sh", f"{scripts}/user-mode.sh", scripts, KERNEL),
             f"mem={MEMORY}",
             "rootfstype=hostfs",
             "rootflags=/",
             "ro",
-            f"init={source}/{SCRIPTS}/boot.sh",
+            f"init={scripts}/boot.sh",
             f"modules={MODULES}",
             f"node={self.name}",
             f"address={self.address}",
-            f"scripts={source}/{SCRIPTS}",
+            f"scripts={scripts}",
             "con=null",
             "con0=null,fd:1",
             "con1=null",
