@@ -174,4 +174,5 @@ def main() -> None:
         print("PROOF stopped in time:", left)
 
 
-main()
+if __name__ == "__main__":
+    main()

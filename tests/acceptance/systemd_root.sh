@@ -1,7 +1,8 @@
 #!/bin/bash
 # systemd_root.sh CGROUP WORK: systemd as PID 1 in namespaces of its own, over a copy-on-write view of this machine's files.
 # WORK/root has been prepared by nobody: everything that is written lands in a tmpfs at WORK and is gone afterwards. Units come
-# from WORK.in/units, programs from WORK.in/site and WORK.in/src; what inside_units.py says lands in WORK.in/out.
+# from WORK.in/units, programs from WORK.in/site and WORK.in/src; what inside_units.py says lands in WORK.in/out. Where there
+# is a WORK.in/debs, these packages are installed, and their units and their program are run.
 set -eu
 cgroup=$1 work=$2 here=$(dirname "$(readlink -f "$0")")
 echo $$ >"$cgroup/cgroup.procs"
@@ -27,7 +28,14 @@ for unit in "$root"/lib/systemd/system/{sysinit,basic,local-fs,sockets,timers,pa
     [ -e "$unit" ] && ln -sf /dev/null "$root/etc/systemd/system/${unit##*/}"
 done
 cp -r "$work.in"/units/* "$root/etc/systemd/system/"
-cp "$work.in/hipercow-slurm" "$root/usr/bin/hipercow-slurm"
+if [ -d "$work.in/debs" ]; then
+    DEBIAN_FRONTEND=noninteractive chroot "$root" sh -c "dpkg --install /srv/in/debs/*.deb" >"$work.in/dpkg" 2>&1 || {
+        tail -20 "$work.in/dpkg" >&2
+        exit 1
+    }
+else
+    cp "$work.in/hipercow-slurm" "$root/usr/bin/hipercow-slurm"
+fi
 cd "$root"
 mkdir oldroot
 pivot_root . oldroot

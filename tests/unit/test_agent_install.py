@@ -277,7 +277,11 @@ def test_dir_removal_reaches_nothing_of_others(tmp: Path) -> None:
 
 def test_only_a_folder_of_the_uid_is_made_and_only_where_root_alone_writes(tmp: Path) -> None:
     private = tmp.parent / "tickets"
-    install.make_folder(str(private))
+    old_umask = os.umask(0o077)  # the unit's
+    try:
+        install.make_folder(str(private))
+    finally:
+        os.umask(old_umask)
     assert private.stat().st_mode & 0o777 == 0o755
     path = private / str(ALICE) / "krb5cc_42"
     install.write(str(path), b"one", uid=ALICE, gid=ALICE)

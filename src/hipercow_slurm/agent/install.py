@@ -100,7 +100,8 @@ def make_folder(path: str) -> None:
     only root can write where it is to be. A folder that cannot be made is the trouble of the first ticket."""
     with contextlib.suppress(OSError), directory(path, 0) as (folder, name):
         if _roots_alone(os.fstat(folder)):
-            os.mkdir(name, 0o755, dir_fd=folder)
+            os.mkdir(name, 0o700, dir_fd=folder)
+            os.chmod(name, 0o755, dir_fd=folder)  # noqa: S103  root alone may write here, and the umask took it
 
 
 def present(path: str, *, uid: int) -> bool:

@@ -127,7 +127,9 @@ def listen(path: Path) -> socket.socket:
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     aside = path.with_name(f"{path.name}.new")
     try:
-        path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        if not path.parent.exists():
+            path.parent.mkdir(parents=True)
+            path.parent.chmod(0o755)  # whatever the umask
         aside.unlink(missing_ok=True)
         listener.bind(str(aside))
         aside.chmod(0o666)  # peer credentials decide, not the file's mode
