@@ -30,7 +30,8 @@ def test_the_agents_part_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     goals = agent.run(agent.TINY, tmp_path)
     printed = capsys.readouterr().out
     assert "The agent with many jobs" in printed and "A storm: 20 steps" in printed, printed
-    assert len(goals) == 3 and goals[2].met is not None, goals
+    assert "A storm through the real plugin" in printed and "20 steps" in printed and "5 jobs" in printed, printed
+    assert len(goals) == 3 + 4 and all(goal.met is not None for goal in goals[2:]), goals
 
 
 def test_the_load_generator_notices_a_refusal(tmp_path: Path) -> None:

@@ -13,11 +13,11 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from hipercow_slurm.testing.bench import process, site
+from hipercow_slurm.testing.bench import process, site, steps
 from hipercow_slurm.testing.bench.servers import Ours
 from hipercow_slurm.testing.bench.site import ADMIN, FIRST_UID, SERVICE, Site
 from hipercow_slurm.testing.bench.table import Goal, Table, show
@@ -49,6 +49,7 @@ class Plan:
         watch_s: how long the agent is watched with them; its poll interval is ``poll_s``.
         storm_s: how long steps come at ``rate`` a second.
         settle_s: a new agent looks twice in its first ten seconds for jobs that have gone.
+        storms: launches through the real plugin.
     """
 
     jobs: tuple[int, ...]
@@ -57,11 +58,16 @@ class Plan:
     storm_s: float
     rate: int
     settle_s: float = 12.0
+    storms: tuple[steps.Storm, ...] = ()
 
 
-FULL = Plan((0, 100, 1000), 30.0, 30.0, 20.0, 200)
-QUICK = Plan((0, 100), 10.0, 5.0, 5.0, 200)
-TINY = Plan((3,), 1.0, 1.0, 1.0, 20, 0.0)
+FULL = Plan(
+    (0, 100, 1000), 30.0, 30.0, 20.0, 200, storms=(steps.Storm("step", 200, 4000, 10), steps.Storm("job", 20, 400, 10))
+)
+QUICK = Plan(
+    (0, 100), 10.0, 5.0, 5.0, 200, storms=(steps.Storm("step", 200, 1000, 10), steps.Storm("job", 20, 100, 10))
+)
+TINY = Plan((3,), 1.0, 1.0, 1.0, 20, 0.0, (steps.Storm("step", 20, 20, 3), steps.Storm("job", 5, 5, 3)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,10 +164,12 @@ def run(plan: Plan, folder: Path) -> list[Goal]:
         try:
             loads = [_load(found, folder, cache.port, plan, jobs) for jobs in plan.jobs]
             storm = _storm(found, folder, cache.port, plan)
+            storms = list(_storms(found, folder, cache.port, plan))
         finally:
             cache.stop()
     _show(loads, storm, plan)
-    return list(_goals(loads, storm, plan))
+    steps.show_storms(storms)
+    return [*_goals(loads, storm, plan), *steps.goals(storms)]
 
 
 def _load(found: Site, folder: Path, port: int, plan: Plan, jobs: int) -> Load:
@@ -213,6 +221,21 @@ def _storm(found: Site, folder: Path, port: int, plan: Plan) -> Storm:
         agent.stop()
     ms = [one * 1e3 for one in times]
     return Storm(len(ms), ms[len(ms) // 2], ms[len(ms) * 99 // 100], ms[-1], share)
+
+
+def _storms(found: Site, folder: Path, port: int, plan: Plan) -> Iterator[tuple[steps.Storm, str, steps.Found]]:
+    """Through the real plugin: without it, with it, and with an agent that is not there, each kind in turn."""
+    pieces = steps.build(folder)
+    agent = Agent(found, folder / "plugin", port, plan.poll_s)
+    try:
+        _start(agent, max(storm.jobs for storm in plan.storms))
+        for storm in plan.storms:
+            first = _job(0) if storm.kind == "step" else _job(1000)
+            for name, socket in ((steps.NONE, None), (steps.OURS, agent.socket), (steps.DOWN, folder / "nobody")):
+                aim = {"first_job": first, "first_uid": FIRST_UID, "agent": agent.pid}
+                yield storm, name, steps.measure(pieces, storm, socket=socket, **aim)
+    finally:
+        agent.stop()
 
 
 async def _steps(path: Path, jobs: int, plan: Plan) -> list[float]:
