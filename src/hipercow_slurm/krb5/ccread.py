@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Iterator
 from typing import Any
 
 from hipercow_slurm.errors import RequestError
@@ -62,15 +63,23 @@ def names() -> list[str]:
     return found
 
 
-def _tickets(own_context: Any, ccache: Any, run: Any) -> list[Ticket]:
-    found = []
+def entries(own_context: Any, ccache: Any, run: Any) -> Iterator[tuple[Any, Ticket]]:
+    """Each credential of an open cache, as libkrb5's (good until the next) and as ours; ``run`` checks codes."""
     cursor, creds = ffi.new("krb5_cc_cursor *"), ffi.new("krb5_creds *")
     run(lib.krb5_cc_start_seq_get(own_context, ccache, cursor))
-    while not (code := lib.krb5_cc_next_cred(own_context, ccache, cursor, creds)):
-        with contextlib.suppress(RequestError):  # MIT keeps settings as credentials with names of its own
-            found.append(convert.ticket(creds))
-        lib.krb5_free_cred_contents(own_context, creds)
-    lib.krb5_cc_end_seq_get(own_context, ccache, cursor)
+    code = 0
+    try:
+        while not (code := lib.krb5_cc_next_cred(own_context, ccache, cursor, creds)):
+            try:
+                with contextlib.suppress(RequestError):  # MIT keeps settings as credentials with names of its own
+                    yield creds, convert.ticket(creds)
+            finally:
+                lib.krb5_free_cred_contents(own_context, creds)
+    finally:
+        lib.krb5_cc_end_seq_get(own_context, ccache, cursor)
     if code != codes.NUMBERS["KRB5_CC_END"]:
         run(code)
-    return found
+
+
+def _tickets(own_context: Any, ccache: Any, run: Any) -> list[Ticket]:
+    return [found for _, found in entries(own_context, ccache, run)]

@@ -67,6 +67,7 @@ CONSTANTS = """
 #define KRB5_FAST_REQUIRED 0x0001
 #define KRB5_AUTH_CONTEXT_DO_SEQUENCE 0x00000004
 #define KRB5_AUTH_CONTEXT_USE_SUBKEY 0x00000020
+#define KRB5_TC_MATCH_TIMES_EXACT 0x00000008
 """
 
 CONTEXT = """
@@ -92,6 +93,7 @@ krb5_error_code krb5_cc_default(krb5_context, krb5_ccache *);
 krb5_error_code krb5_cc_new_unique(krb5_context, const char *, const char *, krb5_ccache *);
 krb5_error_code krb5_cc_initialize(krb5_context, krb5_ccache, krb5_principal);
 krb5_error_code krb5_cc_store_cred(krb5_context, krb5_ccache, krb5_creds *);
+krb5_error_code krb5_cc_remove_cred(krb5_context, krb5_ccache, int32_t, krb5_creds *);
 krb5_error_code krb5_cc_destroy(krb5_context, krb5_ccache);
 krb5_error_code krb5_cc_close(krb5_context, krb5_ccache);
 krb5_error_code krb5_cc_get_principal(krb5_context, krb5_ccache, krb5_principal *);
