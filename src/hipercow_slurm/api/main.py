@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes
+import gc
 import os
 import signal
 from pathlib import Path
@@ -64,11 +65,19 @@ async def serve(config_path: Path, stop: asyncio.Event, worker: str | None = Non
             starting = asyncio.create_task(started.wait())
             await asyncio.wait({serving, starting}, return_when=asyncio.FIRST_COMPLETED)
             if started.is_set():
+                _settle_garbage()
                 (place or daemon).ready()
             starting.cancel()
             await serving
         finally:
             await listener.aclose()
+
+
+def _settle_garbage() -> None:
+    """What is there after the start stays: the collector need not walk through it again and again."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(5_000, 20, 50)
 
 
 def hide_memory() -> None:
