@@ -119,7 +119,7 @@ class Envelope:
         if scope["type"] != "http":
             return
         request_id = problems.request_id(header_of(scope, b"x-request-id"))
-        structlog.contextvars.bind_contextvars(request_id=request_id)
+        problems.serving(request_id)
         extra = [*_HEADERS, (b"x-request-id", request_id.encode())]
         begin, status = time.monotonic(), 0
         scope["app"] = self  # so that starlette raises what it would answer by itself otherwise
@@ -129,6 +129,9 @@ class Envelope:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 message["headers"] = [*message.get("headers", []), *extra]
+            if _waits_for_nobody(scope):
+                await send(message)
+                return
             try:
                 async with asyncio.timeout(self._answer_s):
                     await send(message)
@@ -161,6 +164,12 @@ class Envelope:
                 },
             )
             structlog.contextvars.unbind_contextvars("request_id")
+
+
+def _waits_for_nobody(scope: Scope) -> bool:
+    """True if the peer has taken what it was sent so far: then sending only adds to what is on its way."""
+    flow = scope.get("hipercow.flow")
+    return flow is not None and not flow.write_paused
 
 
 def _log_failure(error: Exception, *, begun: bool) -> None:

@@ -10,6 +10,7 @@ import http
 import re
 import secrets
 from collections.abc import Sequence
+from contextvars import ContextVar
 
 import msgspec
 import structlog
@@ -73,9 +74,19 @@ def request_id(offered: bytes | None) -> str:
     return secrets.token_hex(16)
 
 
+# Beside structlog's, which would be looked for among all context variables each time.
+_serving: ContextVar[str] = ContextVar("request_id", default="")
+
+
+def serving(request_id: str) -> None:
+    """From here on this task serves this request; its log lines say so, too."""
+    _serving.set(request_id)
+    structlog.contextvars.bind_contextvars(request_id=request_id)
+
+
 def current_request_id() -> str:
-    """The id bound to the request this task serves."""
-    return str(structlog.contextvars.get_contextvars().get("request_id", ""))
+    """The id of the request this task serves; empty if it serves none."""
+    return _serving.get()
 
 
 def response(error: Exception) -> Response:

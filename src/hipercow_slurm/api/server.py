@@ -190,6 +190,7 @@ def protocol(limits: Limits) -> type[HttpToolsProtocol]:
             super().on_message_begin()
             # Closing waits until the peer has taken what is on its way, and who takes nothing would be waited for.
             self.scope["hipercow.abort"] = self.transport.abort  # type: ignore[typeddict-unknown-key]
+            self.scope["hipercow.flow"] = self.flow  # type: ignore[typeddict-unknown-key]
 
         def on_headers_complete(self) -> None:
             self.stop_timer()

@@ -6,7 +6,8 @@ we do not have (yet); ``jobs.py`` looks among the user's jobs for the marker bef
 
 from __future__ import annotations
 
-from dataclasses import astuple, dataclass, replace
+from dataclasses import dataclass, replace
+from operator import attrgetter
 
 from hipercow_slurm.api.database import Act, Transaction
 
@@ -45,6 +46,7 @@ _COLUMNS = (
     "marker, principal, idempotency_key, digest, attempted_at, uid, request_id, working_directory, output, error,"
     " job_id, asked, seen"
 )
+_values = attrgetter(*_COLUMNS.split(", "))  # astuple would look into each for what it can copy
 _JOB_ID = 10  # place in a row
 _ATTEMPTED_AT = "$5"
 _INSERT = f"INSERT INTO submission ({_COLUMNS}) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)"  # noqa: S608
@@ -60,7 +62,7 @@ def reserve(row: Submission) -> Act[tuple[Submission, int]]:
         # The argument stays in use: PostgreSQL wants to know the type of each.
         insert = _INSERT.replace(_ATTEMPTED_AT, f"{_ATTEMPTED_AT} * 0 + {transaction.NOW}")
         insert += " ON CONFLICT (principal, idempotency_key) DO NOTHING RETURNING attempted_at"
-        if made := await transaction.rows(insert, *astuple(row)):
+        if made := await transaction.rows(insert, *_values(row)):
             return replace(row, attempted_at=made[0][0]), 0
         found = await transaction.rows(
             f"SELECT {_COLUMNS}, {transaction.NOW} - attempted_at FROM submission"  # noqa: S608
@@ -75,7 +77,7 @@ def reserve(row: Submission) -> Act[tuple[Submission, int]]:
 
 def record(row: Submission) -> Act[int]:
     """File a submission without a key, of which Slurm has made a job."""
-    return lambda transaction: transaction.change(f"{_INSERT} ON CONFLICT (marker) DO NOTHING", *astuple(row))
+    return lambda transaction: transaction.change(f"{_INSERT} ON CONFLICT (marker) DO NOTHING", *_values(row))
 
 
 def attempt(row: Submission) -> Act[Submission | None]:
