@@ -32,6 +32,7 @@ SEPARATE = {"test_slurm_versions.py", "test_kills.py"}
 ORDER = (
     *("test_kernel_cifs.py", "test_kernel_story.py", "test_kernel_many.py", "test_kernel_broken.py"),
     *("test_kernel_faults.py", "test_kernel_places.py", "test_kernel_dirty_pages.py", "test_kernel_hipercow.py"),
+    "test_kernel_power.py",
     "test_kernel_cifs_end.py",
     *("test_slurm_versions.py", "test_node_logins.py", "test_hipercow_slow.py", "test_kernel_stock.py"),
     *("test_packages_cluster.py", "test_kills.py", "test_packages.py", "test_node_slurms.py"),

@@ -182,7 +182,7 @@ class Manager:
 
     async def _kill(self, running: _Running) -> None:
         self._require(running)
-        self._signal(running, signal.SIGKILL)
+        (self._signal_group if running.service.machine else self._signal)(running, signal.SIGKILL)
         assert running.exit is not None
         await running.exit
 

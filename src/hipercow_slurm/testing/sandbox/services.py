@@ -34,6 +34,7 @@ class Service:
         needs: services and preparation steps (see init.py) that must be done before it starts.
         start_s: it must be ready within this time.
         broken: words in its log that mean it came up without what it is for.
+        machine: killing it is a power cut: all of its processes die, also those that hold its disk.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Service:
     env: dict[str, str] = field(default_factory=dict)
     start_s: float = 20.0
     broken: str = ""
+    machine: bool = False
 
     @property
     def environment(self) -> dict[str, str]:
@@ -210,6 +212,7 @@ def _machines(options: Options) -> list[Service]:
             env={"TMPDIR": "/dev/shm"},
             start_s=600.0 if options.emulated else 180.0,
             broken="FAILED:",
+            machine=True,
         )
         for machine in machines(options)
     ]

@@ -74,6 +74,7 @@ class Machine:
             "con1=null",
             f"umid={self.name}",
             "uml_dir=/run/uml/",
+            "ubd0=/run/uml/disk",
             "quiet",
             f"vec0:{network}",
         )

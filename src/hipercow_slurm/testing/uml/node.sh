@@ -20,6 +20,18 @@ chmod 1777 /run/lock
 chown munge: /run/munge
 chown slurm: /run/slurm
 
+# What outlives a power cut: /tmp and the agent's records. What is said here is what the agent will find.
+if [ -b /dev/ubda ]; then
+    mkdir -p /mnt/disk /var/lib/hipercow-slurm/agent
+    blkid /dev/ubda >/dev/null || mkfs.ext4 -q -E lazy_itable_init=0,lazy_journal_init=0 /dev/ubda || died "mkfs"
+    mount -t ext4 /dev/ubda /mnt/disk || died "disk"
+    mkdir -p -m 1777 /mnt/disk/tmp
+    mkdir -p -m 700 /mnt/disk/agent
+    mount --bind /mnt/disk/tmp /tmp
+    mount --bind /mnt/disk/agent /var/lib/hipercow-slurm/agent
+    say "disk: $(find /tmp /var/lib/hipercow-slurm/agent -type f | tr '\n' ' ')"
+fi
+
 # Modules are not found by themselves in every such root: all that is needed is loaded here.
 modprobe -a cts rpcsec_gss_krb5 nfsv4 || died "NFS modules"
 modprobe -a cifs cmac ccm gcm aes ctr hmac sha512_generic sha256_generic nls_utf8 2>>$log/boot@$node.log || say "some CIFS modules are built in"
