@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 pytest_plugins = ["fix_sandbox", "fix_postgres"]
 
 # How long an example takes depends on what else the machine does, and no test of ours is about that.
-hypothesis.settings.register_profile("any-machine")
+hypothesis.settings.register_profile("any-machine", deadline=None)
 hypothesis.settings.load_profile("any-machine")
 
 # name -> command that prints a version; what the suite runs on is part of its evidence
