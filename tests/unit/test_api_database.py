@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import secrets
 import sqlite3
 import stat
 import subprocess
@@ -9,7 +10,7 @@ import sys
 
 import pytest
 
-from api_database_contract import DatabaseContract, record
+from api_database_contract import DatabaseContract, record, submission
 from hipercow_slurm.api import sessions_db, submissions_db
 from hipercow_slurm.api.database import STEPS, opened
 from hipercow_slurm.api.database_pg import PgDatabase
@@ -146,6 +147,56 @@ async def test_a_database_of_the_first_version_is_taken_over(tmp_path):
         assert (await database.run(submissions_db.of_jobs("alice@R", [7])))[7].seen == b"{}"
     finally:
         await database.close()
+
+
+class Explained:
+    """A transaction that only says how SQLite would find the rows."""
+
+    NOW = "0"
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self.connection = connection
+        self.plans: list[str] = []
+
+    async def rows(self, sql: str, *arguments: object) -> list[tuple[object, ...]]:
+        found = self.connection.execute(f"EXPLAIN QUERY PLAN {sql.replace('$', '?')}", arguments).fetchall()
+        self.plans.append(" / ".join(str(row[3]) for row in found))
+        return []
+
+    async def change(self, sql: str, *arguments: object) -> int:
+        await self.rows(sql, *arguments)
+        return 0
+
+
+async def test_jobs_are_found_without_looking_at_all_rows(tmp_path):
+    """Would have caught: a query that the partial index does not serve."""
+    path = tmp_path / "api.sqlite"
+    await SqliteDatabase(path).close()
+    with sqlite3.connect(path) as connection:
+        explained = Explained(connection)
+        await submissions_db.of_jobs("alice@R", [7, 8])(explained)
+        await submissions_db.of_principal("alice@R", 10)(explained)
+        await submissions_db.ended("alice@R", 7, b"{}")(explained)
+        await submissions_db.reopened("alice@R", 7)(explained)
+    assert len(explained.plans) == 4
+    assert all("submission_made" in plan and "SCAN" not in plan for plan in explained.plans), explained.plans
+
+
+async def test_a_submission_writes_few_pages(tmp_path):
+    """Would have caught: one index more, or one that knows rows before they have a job; with both it was 10.7."""
+    database = SqliteDatabase(tmp_path / "api.sqlite")
+    wal, size, number = tmp_path / "api.sqlite-wal", 0, 60  # more, and SQLite would begin the file anew
+    with sqlite3.connect(tmp_path / "api.sqlite") as connection:
+        for of_those in (2000, number):  # few rows share a page, so there must be many first
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            for _ in range(of_those):
+                row = submission(marker=secrets.token_hex(8), key=secrets.token_hex(16))
+                await database.run(submissions_db.reserve(row), durable=False)
+                await database.run(submissions_db.answered(row.marker, secrets.randbelow(10**6)), durable=False)
+            size = wal.stat().st_size
+    await database.close()
+    pages = size / 4120 / number
+    assert pages < 8, f"{pages:.1f} pages for each submission and its answer"
 
 
 def test_processes_that_start_together_make_one_database(tmp_path):

@@ -164,4 +164,10 @@ CREATE TABLE last_view (
     seen BLOB NOT NULL
 ) STRICT
 """,
+    # Each index that a submission does not touch is a page less to write and to sync.
+    """
+DROP INDEX submission_job;
+DROP INDEX submission_principal;
+CREATE INDEX submission_made ON submission (principal, job_id) WHERE job_id IS NOT NULL
+""",
 )
