@@ -2,6 +2,8 @@
  *
  *   context     hook                    runs as  does
  *   slurmd      init                    root     refuses to start on a wrong plugstack.conf line
+ *   others but  init                    any      make --auks known
+ *   job_script
  *   job_script  job_prolog, job_epilog  root     start, end: once per job and node; never fails (a failure drains the node)
  *   remote      init_post_opt           root     asks for the ccache, sets KRB5CCNAME; never fails (the job would
  *                                                look COMPLETED without having run)
@@ -25,14 +27,15 @@
 #pragma GCC visibility push(default) /* what Slurm looks up; exports.map hides the rest */
 #include <slurm/spank.h>
 SPANK_PLUGIN(hipercow_slurm, 1)
+#pragma GCC visibility pop
 
 static int on_option(int val, const char *optarg, int remote);
 
-struct spank_option spank_options[] = {
-    {"auks", "[yes|no|done]", "Kerberos ticket for this job: yes, no, or done (the cache has it already)", 2, 0, on_option},
-    SPANK_OPTIONS_TABLE_END,
+/* Registered, not exported as the table `spank_options`: sbatch and salloc do not read that (spank.h), and a prolog that has
+ * read it is told by spank_option_getopt that the option was not given, without a further look (src/common/spank.c). */
+static struct spank_option auks_option = {
+    "auks", "[yes|no|done]", "Kerberos ticket for this job: yes, no, or done (the cache has it already)", 2, 0, on_option,
 };
-#pragma GCC visibility pop
 
 #define BATCH_STEP 0xfffffffbu /* SLURM_BATCH_SCRIPT of slurm.h */
 
@@ -181,9 +184,12 @@ static bool speaks_for_job(spank_t spank)
 int slurm_spank_init(spank_t spank, int ac, char **av)
 {
     struct settings settings;
+    spank_context_t context = spank_context();
 
-    (void)spank;
-    if (spank_context() != S_CTX_SLURMD)
+    if ((context == S_CTX_LOCAL || context == S_CTX_ALLOCATOR || context == S_CTX_REMOTE) &&
+        spank_option_register(spank, &auks_option))
+        slurm_error("hipercow-slurm: Slurm does not take the option --auks");
+    if (context != S_CTX_SLURMD)
         return 0; /* elsewhere a wrong line is logged by the hook that reads it, and harms no job */
     return settings_read(&settings, ac, av) ? -1 : 0;
 }
@@ -197,7 +203,7 @@ int slurm_spank_job_prolog(spank_t spank, int ac, char **av)
 
     settings_read(&settings, ac, av);
     /* Here the job's environment is out of sight; its first step asks for a ticket that SLURM_SPANK_AUKS wants. */
-    if (!option.given && !spank_option_getopt(spank, spank_options, &argument) && on_option(0, argument, 1))
+    if (!option.given && !spank_option_getopt(spank, &auks_option, &argument) && on_option(0, argument, 1))
         return 0;
     if (mode_of(&settings, NULL) == MODE_OFF || job_of(spank, &job) || job.uid < settings.minimum_uid)
         return 0;

@@ -68,11 +68,20 @@ def test_every_kind_of_job_has_its_ticket(sandbox: Sandbox, operator: Operator, 
     nodes_are_fine(sandbox)
 
 
-def test_who_wants_none_and_who_asks_wrongly(sandbox: Sandbox, alice: LoginNode) -> None:
+def test_who_wants_none_and_who_asks_wrongly(sandbox: Sandbox, alice: LoginNode, operator: Operator) -> None:
+    """srun, sbatch and salloc alike; the prolog, too, knows what was asked for."""
     script = 'echo "ccache=$KRB5CCNAME auks=$SLURM_SPANK_AUKS"'
+    alice.do("srun", "-w", "c2", "true")  # the cache has her ticket
     assert alice.do("srun", "--auks=no", "bash", "-c", script).strip() == "ccache= auks=no"
-    wrong = sandbox.run("login", ["srun", "--auks=maybe", "true"], user="alice", check=False)
-    assert wrong.returncode != 0 and "yes, no or done" in wrong.stderr, wrong
+    assert alice.do("salloc", "-Q", "--auks=no", "srun", "bash", "-c", script).strip() == "ccache= auks=no"
+    job = alice.sbatch(f"#!/bin/bash\n#SBATCH --auks=no\n{script}\n", "-w", "c2", "-o", "/tmp/none-%j")
+    operator.job_ended(job, within_s=60)
+    assert sandbox.read("c2", f"/tmp/none-{job}").strip() == "ccache= auks=no"
+    log = sandbox.service("agent@c2").log()
+    assert f"event=agent.ticket_installed job_id={job} " not in log and "agent.ticket_installed" in log, log[-2000:]
+    for command in (["srun", "--auks=maybe", "true"], ["sbatch", "--auks=maybe", "--wrap", "true"]):
+        wrong = sandbox.run("login", command, user="alice", check=False)
+        assert wrong.returncode != 0 and "yes, no or done" in wrong.stderr, wrong
 
 
 def test_require_puts_the_job_back_and_its_owner_lets_it_go(sandbox: Sandbox, operator: Operator) -> None:

@@ -200,6 +200,13 @@ def test_small_and_asleep(site: Site) -> None:
         print(f"one step's question: {median_ms:.2f} ms")
         assert median_ms < 10, f"a step waits {median_ms:.1f} ms"
 
+        def sleeps() -> bool:
+            before = agent.proc("status", "voluntary_ctxt_switches")
+            time.sleep(1.5)
+            return agent.proc("status", "voluntary_ctxt_switches") - before <= 1
+
+        until("it sleeps with 100 jobs", sleeps, 30)
+
 
 def test_nothing_secret_in_log_state_or_status(site: Site) -> None:
     """The session key of a delivered ticket appears nowhere else."""

@@ -8,6 +8,7 @@
  *   become UID                                          go on as that user
  *   arg TEXT                                            one argument of the plugstack.conf line
  *   option ARGUMENT                                     --auks=ARGUMENT was given (no argument: --auks); printed if refused
+ *   options                                             print what options Slurm was told of
  *   getenv NAME                                         print this process' own variable
  *   call HOOK                                           slurm_spank_HOOK
  * Printed: `setenv NAME=VALUE` and `setenv-kept NAME` (exists, not to be overwritten), `log TEXT` (to the user),
@@ -88,14 +89,22 @@ spank_err_t spank_setenv(spank_t spank, const char *name, const char *value, int
     return ESPANK_SUCCESS;
 }
 
+static struct spank_option *registered;
 static char *given; /* what spank_option_getopt knows in the job_script context */
 
 spank_err_t spank_option_getopt(spank_t spank, struct spank_option *option, char **argument)
 {
     (void)option;
-    if (spank->context != S_CTX_JOB_SCRIPT || !given)
+    if (spank->context != S_CTX_JOB_SCRIPT || !given || registered) /* Slurm finds a registered one without its value */
         return ESPANK_ERROR;
     *argument = given;
+    return ESPANK_SUCCESS;
+}
+
+spank_err_t spank_option_register(spank_t spank, struct spank_option *option)
+{
+    (void)spank;
+    registered = option;
     return ESPANK_SUCCESS;
 }
 
@@ -149,14 +158,19 @@ static void call(void *plugin, const char *hook, int ac, char **av)
         printf("leaked %d\n", after - before);
 }
 
-/* As Slurm does: the callback where options are parsed, getopt where there is a job's prolog. */
-static void give_option(void *plugin, const char *argument)
+/* As Slurm does: init comes first, then the callback where options are parsed; getopt where there is a job's prolog. */
+static void give_option(void *plugin, const char *argument, int ac, char **av)
 {
-    struct spank_option *options = dlsym(plugin, "spank_options");
+    spank_f *init;
 
+    *(void **)&init = dlsym(plugin, "slurm_spank_init");
+    if (!registered)
+        init(&job, ac, av);
     if (job.context == S_CTX_JOB_SCRIPT)
         given = strdup(argument ? argument : "");
-    else if (options[0].cb(options[0].val, argument, job.context == S_CTX_REMOTE))
+    else if (!registered)
+        printf("unrecognized option\n");
+    else if (registered->cb(registered->val, argument, job.context == S_CTX_REMOTE))
         printf("option refused\n");
 }
 
@@ -219,7 +233,9 @@ int main(int ac, char **av)
         else if (!strcmp(command, "become"))
             become(rest);
         else if (!strcmp(command, "option"))
-            give_option(plugin, rest);
+            give_option(plugin, rest, count, arguments);
+        else if (!strcmp(command, "options"))
+            printf("%s\n", registered ? registered->name : "no options");
         else if (!strcmp(command, "getenv"))
             printf("%s=%s\n", rest, getenv(rest) ? getenv(rest) : "(unset)");
         else if (!strcmp(command, "arg"))
