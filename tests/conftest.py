@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +18,10 @@ pytest_plugins = ["fix_sandbox", "fix_postgres"]
 # How long an example takes depends on what else the machine does, and no test of ours is about that.
 hypothesis.settings.register_profile("any-machine", deadline=None)
 hypothesis.settings.load_profile("any-machine")
+
+# A shell ignores Ctrl-C for what it runs in the background, and so would every program that the tests start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # name -> command that prints a version; what the suite runs on is part of its evidence
 REAL_PARTS: dict[str, list[str]] = {

@@ -193,7 +193,10 @@ def test_an_interrupted_command_ends_with_130(alice: Laptop) -> None:
         assert process.stdout is not None and process.stderr is not None
         assert process.stdout.readline() == b"so far\n"
         process.send_signal(signal.SIGINT)
-        assert (process.wait(20), process.stderr.read().strip()) == (130, b"")
+        try:
+            assert (process.wait(20), process.stderr.read().strip()) == (130, b"")
+        finally:
+            process.kill()
 
 
 @pytest.mark.parametrize("command", USERS)

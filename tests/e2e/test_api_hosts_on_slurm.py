@@ -16,7 +16,7 @@ from api_hosts import FIRST, HOSTS, SECOND, Answer, Hosts, request
 from hipercow_slurm.testing.sandbox import Sandbox
 from hipercow_slurm.testing.story import eventually
 
-pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("test_api_hosts.py")]
+pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("test_api_hosts_on_slurm.py")]
 TICKET_S = 12
 
 
