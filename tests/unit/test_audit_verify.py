@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from hipercow_slurm.audit import AuditLog, Report, chain, read_key, verify
@@ -28,6 +28,15 @@ def filled(path: Path, count: int, *, key: bytes | None = KEY) -> Link:
     last = log.last
     log.close()
     return last
+
+
+@given(st.dictionaries(st.sampled_from(["who", "why", "from"]), st.one_of(st.none(), st.integers(), st.text())))
+@example({"who": "half a character \udc80", "why": '\u202e\x1b[31m\x7f\n"', "uid": 2**70})
+def test_a_line_is_ascii_and_the_same_whoever_encodes_it(fields: dict[str, object]) -> None:
+    """Would have caught: a peer's own bytes in the log; a line that an older version would have written otherwise."""
+    line, _ = chain.make(START, fields, None)
+    body = json.dumps({"seq": 1, **fields, "prev": chain.GENESIS}, separators=(",", ":"))[:-1]
+    assert line.isascii() and line.startswith(body.encode("ascii") + b',"sum":"'), line
 
 
 @pytest.fixture(scope="module")

@@ -136,10 +136,13 @@ def environment_of(
     """
     if len(given) > VARIABLES:
         raise RequestError(f"the environment has {len(given)} variables; the limit is {VARIABLES}")
-    passes = re.compile("|".join(map(fnmatch.translate, allowed)) or r"(?!)")
-    stayed = sorted(name for name in given if _STAY.fullmatch(name) or not passes.fullmatch(name))
+    stayed: list[str] = []
     environment = {"PATH": DEFAULT_PATH}
-    environment.update((name, value) for name, value in given.items() if name not in set(stayed))
+    if given:
+        passes = re.compile("|".join(map(fnmatch.translate, allowed)) or r"(?!)")
+        stayed = sorted(name for name in given if _STAY.fullmatch(name) or not passes.fullmatch(name))
+        left = set(stayed)
+        environment.update((name, value) for name, value in given.items() if name not in left)
     environment.update(HOME=account.home, USER=account.localname, LOGNAME=account.localname, SHELL=account.shell)
     return environment, [re.sub(r"[^A-Za-z0-9_]", "?", name)[:64] for name in stayed[:20]]
 

@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from hipercow_slurm.errors import ConfigError
 
 GENESIS = "0" * 64
@@ -29,7 +31,7 @@ OPENED = "audit.opened"
 RESUMED = "audit.resumed"
 
 _SEAL = re.compile(rb',"(sum|mac)":"([0-9a-f]{64})"\}')
-_encode = json.JSONEncoder(separators=(",", ":")).encode
+_ascii = json.JSONEncoder(separators=(",", ":")).encode
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +65,7 @@ class LineError(Exception):
 def make(after: Link, fields: dict[str, Any], key: bytes | None) -> tuple[bytes, Link]:
     """The line (with its newline) that follows ``after``, and its link."""
     members = {"seq": after.seq + 1, **{name: _plain(value) for name, value in fields.items()}, "prev": after.hash}
-    body = _encode(members).encode("ascii")[:-1]
+    body = _encoded(members)[:-1]
     seal = "mac" if key else "sum"
     line = b'%s,"%s":"%s"}' % (body, seal.encode(), _digest(body, key).encode())
     return line + b"\n", Link(after.seq + 1, hash_of(line))
@@ -98,6 +100,20 @@ def read(line: bytes, key: bytes | None) -> Line:
         )
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise LineError("it is not a line of an audit log") from error
+
+
+def _encoded(members: dict[str, Any]) -> bytes:
+    """As JSON, in ASCII: what a peer sent cannot play tricks with a terminal.
+
+    msgspec writes the same for less, where there is nothing to escape for that.
+    """
+    try:
+        text = msgspec.json.encode(members)
+        if text.isascii():
+            return text
+    except (UnicodeEncodeError, OverflowError):  # half a character, a number of more than 64 bits
+        pass
+    return _ascii(members).encode("ascii")
 
 
 def hash_of(data: bytes) -> str:
