@@ -9,9 +9,10 @@ from __future__ import annotations
 import logging
 import re
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping, MutableMapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TextIO, cast
 
 # structlog imports rich for its console output if it finds it: 4 MB in each daemon, for what none of them uses.
 _rich_is_used = "rich" in sys.modules
@@ -24,13 +25,17 @@ if not _rich_is_used:
 
 _write: Callable[[str], None] | None = None  # of ``info``: what takes a line, if lines are written as they are here
 _second, _ts = 0, ""
+_stream: TextIO | None = None  # where lines go
+_held: list[str] | None = None  # lines of ``info`` that are written together
+_holder = 0  # the thread that keeps them
 
 _PLAIN = re.compile(r'[^\s"=\\\x00-\x1f\x7f-\x9f]+').fullmatch
 
 
 def setup(program: str, *, level: str = "info", json: bool = False) -> None:
     """Send one line per event to stderr, as ``key=value`` or JSON, with the program's name in each."""
-    global _write
+    global _stream, _write
+    _stream = sys.stderr
     _write = None if json or level not in ("debug", "info") else _direct(program)
     renderer: Any = structlog.processors.JSONRenderer() if json else logfmt
     structlog.configure(
@@ -43,7 +48,7 @@ def setup(program: str, *, level: str = "info", json: bool = False) -> None:
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
-        logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
+        logger_factory=structlog.WriteLoggerFactory(file=cast(TextIO, _InOrder(sys.stderr))),
         cache_logger_on_first_use=True,
     )
 
@@ -78,6 +83,35 @@ def _joined(fields: Mapping[str, Any]) -> str:
     return "".join([f" {key}={_text(value)}" for key, value in fields.items()])
 
 
+def hold() -> None:
+    """Until ``release``: keep the lines of ``info``, which no other thread may use meanwhile."""
+    global _held, _holder
+    _held, _holder = [], threading.get_ident()
+
+
+def release() -> None:
+    """Write the lines that were kept, as one piece."""
+    global _held
+    held, _held = _held, None
+    if held and _stream is not None:
+        _stream.write("".join(held))
+        _stream.flush()
+
+
+class _InOrder:
+    """Standard error for all lines but those of ``info``: what was kept before a line is written before it."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self.flush = stream.flush
+
+    def write(self, line: str) -> int:
+        if _held and _holder == threading.get_ident():
+            line = "".join(_held) + line
+            _held.clear()
+        return self._stream.write(line)
+
+
 def _direct(program: str) -> Callable[[str], None]:
     """Writes the rest of a line after ``ts``, ``level`` and ``program``."""
     stream, middle = sys.stderr, f"Z level=info program={program} "
@@ -88,8 +122,12 @@ def _direct(program: str) -> Callable[[str], None]:
         second, ns = divmod(now, 1_000_000_000)
         if second != _second:
             _ts, _second = time.strftime("ts=%Y-%m-%dT%H:%M:%S", time.gmtime(second)), second
-        stream.write(f"{_ts}.{ns // 1000:06}{middle}{rest}\n")
-        stream.flush()
+        line = f"{_ts}.{ns // 1000:06}{middle}{rest}\n"
+        if _held is None:
+            stream.write(line)
+            stream.flush()
+        else:
+            _held.append(line)
 
     return write
 

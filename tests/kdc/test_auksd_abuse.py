@@ -1,8 +1,10 @@
 """What a hostile peer can do to the cache: nothing. Each test has the name of a fault the original has."""
 
 import asyncio
+import contextlib
 import os
 import random
+import signal
 import socket
 import struct
 import threading
@@ -12,6 +14,7 @@ import pytest
 from auksd_box import SERVICE, Auksd, uid_of
 
 import der_parts as der
+from hipercow_slurm.auksd.turns import BETWEEN
 from hipercow_slurm.errors import Error
 from hipercow_slurm.krb5 import asn1, krbcred
 from hipercow_slurm.krb5.auth import Initiator
@@ -21,6 +24,7 @@ from hipercow_slurm.wire.sendauth import APPLICATION_VERSION, SENDAUTH_VERSION
 from hipercow_slurm.wire.session import Authenticated, ClientSession, Ended
 
 GAMES = uid_of("games")
+PEERS = BETWEEN + 16  # enough for turns
 HELLO = frame(SENDAUTH_VERSION) + frame(APPLICATION_VERSION)
 
 
@@ -281,12 +285,43 @@ def test_many_clients_at_once(auksd, tgt):
         except (Error, OSError, AssertionError) as error:
             failed.append((number, error))
 
-    threads = [threading.Thread(target=one, args=(number,)) for number in range(16)]
+    threads = [threading.Thread(target=one, args=(number,)) for number in range(PEERS)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     assert not failed, failed[:3]
+
+
+def test_what_comes_at_once_is_answered_to_each(auksd, tgt):
+    """It is stopped while all of it is sent, so it finds in one look: requests, two in one, junk, a goodbye."""
+    with contextlib.ExitStack() as stack:
+        talks = [stack.enter_context(Talk(auksd, tgt["games"])) for _ in range(PEERS)]
+        assert talks[0].ask(m.Add(tgt["games"].der)) == m.AddReply()
+        for talk in (*talks, *talks):  # turns are for those who have asked more than once
+            assert talk.ask(m.Ping()) == m.PingReply()
+        before = len(auksd.lines("auksd.request", verb="get", result="ok"))
+        closed = len(auksd.lines("auksd.closed"))
+        *good, double, junk, leaving, odd = talks
+        auksd.process.send_signal(signal.SIGSTOP)
+        try:
+            for talk in (*good, double):
+                talk.sock.sendall(frame(talk.initiator.seal(m.encode(m.Get(GAMES)))))
+            double.sock.sendall(frame(double.initiator.seal(m.encode(m.Ping()))))
+            junk.sock.sendall(frame(b"junk"))
+            leaving.sock.sendall(frame(leaving.initiator.seal(m.encode(m.Close()))))
+            odd.sock.sendall(frame(odd.initiator.seal(b"odd")))
+        finally:
+            auksd.process.send_signal(signal.SIGCONT)
+        for talk in (*good, double):
+            assert isinstance(reply := talk.event(), m.GetReply), reply
+            assert reply.record.data == tgt["games"].der
+        assert double.event() == m.PingReply()
+        assert odd.event() == m.ErrorReply() and odd.ask(m.Ping()) == m.PingReply()
+        assert (closed_by_peer(junk.sock), closed_by_peer(leaving.sock)) == (b"", b"")
+        got = auksd.lines("auksd.request", verb="get", result="ok")[before:]
+        assert len(got) == len(good) + 1, got
+        assert len(auksd.lines("auksd.closed")) == closed + 1
 
 
 def krb_cred(tickets: list[bytes], infos: list[bytes]) -> bytes:

@@ -1,9 +1,9 @@
 """One peer of the cache: the transport's callbacks feed its session, and requests are answered in order.
 
-Rule 1: what can be answered at once is answered in the callback that brought it: a GET from SQLite is a matter of a
-tenth of a millisecond, and a task of its own would double that. What waits (for a commit, slurmctld, the disk of the
-audit log) is a task; until it has ended the next request stays in the session's buffer.
-Rule 2: the event loop belongs to all: after ``AT_ONCE`` requests of one peer the others have their turn.
+Rule 1: what can be answered at once is answered in the turn (``turns.py``) that brought it: a GET from SQLite is a
+matter of some hundredths of a millisecond, and a task of its own would double that. What waits (for a commit,
+slurmctld, the disk of the audit log) is a task; until it has ended the next request stays in the session's buffer.
+Rule 2: the event loop belongs to all: after each request of one peer the others have their turn.
 
 Who decides is a subclass's matter: the service of this process (``Answering``), or of another one (``front.py``).
 """
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from hipercow_slurm.auksd.server import Server
 
 DUMP_S = 600.0  # a dump must be taken in so long: until then the database throws nothing away
-AT_ONCE = 16
-_TURNS = range(AT_ONCE)
 
 
 class Connection(asyncio.Protocol):
@@ -41,11 +39,13 @@ class Connection(asyncio.Protocol):
 
     __slots__ = (
         "_acceptor",
+        "_asks_on",
         "_busy",
         "_closing",
         "_full",
         "_lost",
         "_paused",
+        "_queued",
         "_room",
         "_server",
         "_session",
@@ -65,6 +65,8 @@ class Connection(asyncio.Protocol):
         self._task: asyncio.Task[None] | None = None  # makes it
         self._room: asyncio.Future[None] | None = None  # that task waits for the peer to take what was written
         self._full = False  # the peer does not take its replies
+        self._queued = False  # waits for its turn
+        self._asks_on = False  # has made more than one request: the next one may have company
         self._paused = self._closing = self._lost = False
         self.peer = ""
         self.proven = False
@@ -95,10 +97,18 @@ class Connection(asyncio.Protocol):
         if self._closing:
             return
         self._session.receive(data)
-        if not self._busy:
-            self._go()
-        if self._busy or self._full:
+        if self._queued or self._busy or self._full:
             self._hold()
+            return
+        turns = self._server.turns
+        if not self._asks_on:
+            self.step()
+        elif turns.few:
+            turns.few -= 1
+            self.step()
+        else:
+            self._queued = True
+            turns.add(self)
 
     def eof_received(self) -> bool:
         """The peer will send no more, but may still want its answers."""
@@ -146,23 +156,29 @@ class Connection(asyncio.Protocol):
     # The conversation
 
     def _go(self) -> None:
-        """Take what has come, until bytes are missing or something must be waited for."""
+        """Take what has come, when it is our turn."""
+        if not self._queued:
+            self._queued = True
+            self._server.turns.add(self)
+
+    def step(self) -> None:
+        """Take one event, if nothing must be waited for."""
+        self._queued = False
+        if self._closing or self._full or self._busy:
+            return
         session = self._session
         try:
-            for _ in _TURNS:
-                if self._closing or self._full or self._busy:
-                    return
-                event = session.next_event()
-                if event is None:
+            event = session.next_event()
+            if event is None:
+                self._need_more()
+                return
+            self._take(event)
+            if session.exhausted:
+                if self._paused:
                     self._need_more()
-                    return
-                self._take(event)
-                if session.exhausted:
-                    if self._paused:
-                        self._need_more()
-                    return
-            self._hold()
-            asyncio.get_running_loop().call_soon(self._go)
+            elif not self._closing:
+                self._hold()
+                self._go()
         except Error as error:
             self._fail(error)
         except Exception:
@@ -182,6 +198,7 @@ class Connection(asyncio.Protocol):
         elif isinstance(event, Ended):
             self._close()
         else:
+            self._asks_on = self.proven
             self.proven = True
             self._decide(event)
 
@@ -195,8 +212,7 @@ class Connection(asyncio.Protocol):
 
     def _answered(self, data: bytes) -> None:
         server = self._server
-        if not self._lost:
-            self._transport.write(data)
+        self._write(data)
         self.deadline = server.now() + server.config.idle_timeout_s
 
     def _need_more(self) -> None:
@@ -248,7 +264,18 @@ class Connection(asyncio.Protocol):
             await self._room
 
     def _write(self, data: bytes | bytearray) -> None:
-        if data and not self._lost:
+        if data:
+            said = self._server.turns.said
+            if said is None:
+                self.deliver(data)
+            else:
+                said.append((self, data))
+
+    def deliver(self, data: bytes | bytearray | None) -> None:
+        """Hand ``data`` to the transport; None: close when everything has been sent."""
+        if data is None:
+            self._transport.close()
+        elif not self._lost:
             self._transport.write(data)
 
     def _fail(self, error: Error) -> None:
@@ -259,7 +286,11 @@ class Connection(asyncio.Protocol):
     def _close(self) -> None:
         """Close when everything written has been sent."""
         self._closing = True
-        self._transport.close()
+        said = self._server.turns.said
+        if said is None:
+            self._transport.close()
+        else:
+            said.append((self, None))
 
 
 class Answering(Connection):

@@ -23,6 +23,7 @@ from functools import lru_cache
 from hipercow_slurm import log
 from hipercow_slurm.auksd.config import Auksd
 from hipercow_slurm.auksd.connection import Connection
+from hipercow_slurm.auksd.turns import Turns
 from hipercow_slurm.auksd.workers import Workers
 from hipercow_slurm.errors import UnavailableError
 from hipercow_slurm.krb5.auth import Acceptor
@@ -70,6 +71,7 @@ class Server:
         self._connect = connect
         self.log = log.get()
         self.draining = False
+        self.turns = Turns()
         self.now = time.monotonic  # the event loop's once it runs
         self.own: tuple[str, int] | None = None  # address of our end of each connection, where it is always the same
         self.most = sys.maxsize  # connections the process has descriptors for, whatever the configuration says
@@ -97,6 +99,7 @@ class Server:
 
     async def stop(self) -> None:
         """Accept nothing more, answer what is being asked, close; at most ``drain_timeout_s``."""
+        self.turns.run()  # what has come before is answered
         self.draining = True
         if self._listener is not None:
             self._listener.close()
