@@ -37,6 +37,8 @@ static struct spank_option auks_option = {
     "auks", "[yes|no|done]", "Kerberos ticket for this job: yes, no, or done (the cache has it already)", 2, 0, on_option,
 };
 
+/* How SLURM_SPANK_AUKS reaches the prolog: not with the job's environment; Slurm puts SPANK_ before the name. */
+#define CONTROL "HIPERCOW_SLURM_AUKS"
 #define BATCH_STEP 0xfffffffbu /* SLURM_BATCH_SCRIPT of slurm.h */
 
 /* What init_post_opt learned, for the tasks of this step: slurmstepd is one process per step and forks them. */
@@ -152,11 +154,14 @@ static void remote_init(spank_t spank, const struct settings *settings)
 }
 
 /* -1: the submission is refused. */
-static int submit_init(const struct settings *settings)
+static int submit_init(spank_t spank, const struct settings *settings)
 {
     static const char *const words[] = {"no", "yes", "done"};
-    enum mode mode = mode_of(settings, getenv("SLURM_SPANK_AUKS"));
+    const char *environment = getenv("SLURM_SPANK_AUKS");
+    enum mode mode = mode_of(settings, environment);
 
+    if (!option.given && environment && *environment && spank_job_control_setenv(spank, CONTROL, words[mode], 1))
+        slurm_error("hipercow-slurm: the job's prolog will not know of SLURM_SPANK_AUKS");
     if (option.given) /* the option does not reach srun inside the job; the environment does */
         setenv("SLURM_SPANK_AUKS", words[mode], 1);
     /* srun inside a job: that job's own ticket is in the cache already, or its owner has none here to hand over */
@@ -202,10 +207,11 @@ int slurm_spank_job_prolog(spank_t spank, int ac, char **av)
     struct job job;
 
     settings_read(&settings, ac, av);
-    /* Here the job's environment is out of sight; its first step asks for a ticket that SLURM_SPANK_AUKS wants. */
+    /* Here the job's environment is out of sight; a job from slurmrestd, where nobody told us of it, gets the ticket that
+     * SLURM_SPANK_AUKS wants with its first step. */
     if (!option.given && !spank_option_getopt(spank, &auks_option, &argument) && on_option(0, argument, 1))
         return 0;
-    if (mode_of(&settings, NULL) == MODE_OFF || job_of(spank, &job) || job.uid < settings.minimum_uid)
+    if (mode_of(&settings, getenv("SPANK_" CONTROL)) == MODE_OFF || job_of(spank, &job) || job.uid < settings.minimum_uid)
         return 0;
     if (ask(&settings, "start", &job, reply))
         slurm_error("hipercow-slurm: the agent was not told that job %u starts: %s", job.id, reply);
@@ -223,7 +229,7 @@ int slurm_spank_init_post_opt(spank_t spank, int ac, char **av)
     if (context == S_CTX_REMOTE)
         remote_init(spank, &settings);
     else if (context == S_CTX_LOCAL || context == S_CTX_ALLOCATOR)
-        return submit_init(&settings);
+        return submit_init(spank, &settings);
     return 0;
 }
 

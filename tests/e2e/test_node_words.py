@@ -48,14 +48,17 @@ def alice(sandbox: Sandbox) -> Iterator[LoginNode]:
 
 
 @contextmanager
-def submitting_with(sandbox: Sandbox, arguments: str) -> Iterator[None]:
-    """Further arguments on the login node's line for the plugin; srun and sbatch read it each time."""
+def submitting_with(sandbox: Sandbox, arguments: str, *hosts: str) -> Iterator[None]:
+    """Further arguments on the login node's line for the plugin; srun and sbatch read it each time. So does each prolog
+    and step on other ``hosts``."""
     before = sandbox.read("login", PLUGSTACK)
-    sandbox.run("login", ["tee", PLUGSTACK], input=f"{before.rstrip()} {arguments}\n")
+    for host in ("login", *hosts):
+        sandbox.run(host, ["tee", PLUGSTACK], input=f"{before.rstrip()} {arguments}\n")
     try:
         yield
     finally:
-        sandbox.run("login", ["tee", PLUGSTACK], input=before)
+        for host in ("login", *hosts):
+            sandbox.run(host, ["tee", PLUGSTACK], input=before)
 
 
 @pytest.mark.parametrize("policy", ["warn", "allow"])
@@ -152,6 +155,32 @@ def test_options_of_sbatch_and_salloc(sandbox: Sandbox, operator: Operator, alic
     assert alice.do("salloc", "-Q", "-w", "c2", "--auks=done", "srun", "bash", "-c", SAY).startswith("good ")
     wrong = sandbox.run("login", ["sbatch", "--auks=maybe", "--wrap", "true"], user="alice", check=False)
     assert wrong.returncode != 0 and "yes, no or done" in wrong.stderr, wrong
+
+
+@pytest.mark.parametrize("way", ["option", "environment"])
+def test_who_wants_no_ticket_is_not_held(sandbox: Sandbox, operator: Operator, bob: LoginNode, way: str) -> None:
+    """Policy require is decided in the prolog, which must know that this job wants none."""
+    words = ["sbatch", "--auks=no"] if way == "option" else ["env", "SLURM_SPANK_AUKS=no", "sbatch"]
+    with agent_with(sandbox, "c2", 'policy = "require"'):
+        job_id = int(bob.do(*words, "--parsable", "-w", "c2", "-o", f"/tmp/{way}-%j", "--wrap", "echo RAN"))
+        job = operator.job_ended(job_id, within_s=40)
+        assert job["JobState"] == "COMPLETED", (job, sandbox.service("agent@c2").log()[-2000:])
+        assert sandbox.read("c2", f"/tmp/{way}-{job_id}") == "RAN\n"
+
+
+def test_tickets_only_for_who_asks(sandbox: Sandbox, operator: Operator, alice: LoginNode) -> None:
+    """default=disabled: by option or variable, the prolog gets it, before the job's output is opened."""
+    alice.do("hipercow-slurm", "upload")
+    with submitting_with(sandbox, "default=disabled", "c2"):
+        assert alice.do("srun", "-w", "c2", "bash", "-c", SAY) == "none \n"
+        for words in (["salloc", "--auks=yes"], ["env", "SLURM_SPANK_AUKS=yes", "salloc"]):
+            # No step, so nobody but the prolog asks.
+            job_id = alice.do(*words, "-Q", "-w", "c2", "bash", "-c", "sleep 2; echo $SLURM_JOB_ID").strip()
+            log = sandbox.service("agent@c2").log()
+            assert f"event=agent.ticket_installed job_id={job_id} " in log, (words, log[-2000:])
+        job = alice.sbatch(f"#!/bin/bash\n#SBATCH --auks=yes\n{SAY}\n", "-w", "c2", "-o", "/tmp/asked-%j")
+        assert operator.job_ended(job, within_s=40)["JobState"] == "COMPLETED"
+        assert sandbox.read("c2", f"/tmp/asked-{job}") == f"good FILE:/tmp/krb5cc_5001_{job}\n"
 
 
 def test_once_per_job_and_node(sandbox: Sandbox, operator: Operator, alice: LoginNode) -> None:

@@ -12,7 +12,7 @@
  *   getenv NAME                                         print this process' own variable
  *   call HOOK                                           slurm_spank_HOOK
  * Printed: `setenv NAME=VALUE` and `setenv-kept NAME` (exists, not to be overwritten), `log TEXT` (to the user),
- * `sync`, `error TEXT`, `info TEXT` (to slurmd's log), `HOOK = N`, and `leaked N` when a hook left file descriptors open.
+ * `control NAME=VALUE` (the prolog will see SPANK_NAME), `sync`, `error TEXT`, `info TEXT` (to slurmd's log), `HOOK = N`, and `leaked N` when a hook left file descriptors open.
  */
 #define _GNU_SOURCE
 #include <dirent.h>
@@ -98,6 +98,15 @@ spank_err_t spank_option_getopt(spank_t spank, struct spank_option *option, char
     if (spank->context != S_CTX_JOB_SCRIPT || !given || registered) /* Slurm finds a registered one without its value */
         return ESPANK_ERROR;
     *argument = given;
+    return ESPANK_SUCCESS;
+}
+
+spank_err_t spank_job_control_setenv(spank_t spank, const char *name, const char *value, int overwrite)
+{
+    (void)overwrite;
+    if (spank->context != S_CTX_LOCAL && spank->context != S_CTX_ALLOCATOR)
+        return ESPANK_NOT_LOCAL;
+    printf("control %s=%s\n", name, value);
     return ESPANK_SUCCESS;
 }
 

@@ -72,6 +72,12 @@ spank_err_t spank_option_register(spank_t spank, struct spank_option *option)
     return ESPANK_SUCCESS;
 }
 
+spank_err_t spank_job_control_setenv(spank_t spank, const char *name, const char *value, int overwrite)
+{
+    (void)spank, (void)name, (void)value, (void)overwrite;
+    return ESPANK_NOT_LOCAL;
+}
+
 #define QUIET(function) \
     void function(const char *format, ...) { (void)format; }
 QUIET(slurm_error)
