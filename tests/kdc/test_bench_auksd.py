@@ -31,7 +31,7 @@ def test_the_agents_part_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     printed = capsys.readouterr().out
     assert "The agent with many jobs" in printed and "A storm: 20 steps" in printed, printed
     assert "A storm through the real plugin" in printed and "20 steps" in printed and "5 jobs" in printed, printed
-    assert len(goals) == 3 + 4 and all(goal.met is not None for goal in goals[2:]), goals
+    assert len(goals) == 3 + 2 and all(goal.met is not None for goal in goals[2:]), goals
 
 
 def test_the_load_generator_notices_a_refusal(tmp_path: Path) -> None:
