@@ -140,6 +140,28 @@ async def test_slurmctld_is_asked_once_for_all(site, tgt):
     assert text.count("b") <= took / 0.2 + 2 and text.count("b") < 30, f"{text} in {took:.1f} s for 60 requests"
 
 
+def test_a_front_that_hangs_is_replaced(site, tgt):
+    """Would have caught: a stopped front that keeps its peers, and every second new one, waiting for ever."""
+    with one_at_each(site, tgt["node"]) as (left, right):
+        first, second = site.fronts()  # left is through the first: the second was frozen when it came
+        silent = len(site.lines("auksd.front_silent"))
+        os.kill(first, signal.SIGSTOP)
+        try:
+            found = partial(site.lines, "auksd.front_silent")
+            eventually("it is noticed", lambda: len(found()) > silent, within_s=60.0)
+            eventually("it is ended", partial(gone, [first]), within_s=60.0)
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(first, signal.SIGCONT)
+        with contextlib.suppress(ConnectionError):
+            assert left.sock.recv(1) == b"", "its peers are told"
+        assert isinstance(right.ask(m.Ping()), m.PingReply), "the other one's are not touched"
+        now = site.fronts()
+        assert second in now and first not in now, (first, second, now)
+        with one_at_each(site, tgt["node"]) as talks:
+            assert all(isinstance(talk.ask(m.Ping()), m.PingReply) for talk in talks)
+
+
 async def test_a_killed_front_takes_only_its_own_connections_with_it(site, tgt):
     """Would have caught: a socket per process, whose waiting connections die with it."""
     first, second = site.fronts()

@@ -148,6 +148,8 @@ class Front:
             self.owner.send(
                 Kind.COUNT, payload=COUNTS.pack(len(server), server.proven) if server else COUNTS.pack(0, 0)
             )
+        elif kind == Kind.BEAT:
+            self.owner.send(Kind.BEAT)
         elif kind == Kind.DRAIN:
             self._stop.set()
 

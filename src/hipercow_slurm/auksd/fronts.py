@@ -8,8 +8,8 @@
 Rule 1: nothing is decided or remembered in a front, so whatever one process promises (what is revoked or replaced is so
 at once, one question to slurmctld for all, one audit log, one renewal at a time) several promise.
 Rule 2: all accept from one socket, which the owner holds: whatever becomes of a front, connections that nobody has
-taken yet wait for another one. Rule 3: a front that dies is started anew. Its peers lose their connections; what it had
-passed on is done.
+taken yet wait for another one. Rule 3: a front that dies is started anew, and one that answers nothing any more is
+ended for that. Its peers lose their connections; what it had passed on is done.
 """
 
 from __future__ import annotations
@@ -39,6 +39,8 @@ from hipercow_slurm.values import KrbCred
 
 READY_S = 60.0
 COUNT_S = 1.0
+BEAT_S = 1.0  # between two questions whether it is alive; counted, not timed: we may have been stopped ourselves
+SILENT_BEATS = 6  # so many of them unanswered, and it is ended
 AGAIN_S = 1.0  # between two starts of a front
 BIND_S = 5.0  # the fronts of a daemon that was killed hold the port for a moment
 END_S = 5.0  # beyond the time that draining may take
@@ -170,6 +172,7 @@ class Front:
         self.connections = self.proven = 0
         self.renewing: dict[int, asyncio.Future[bytes]] = {}
         self._renewals = 0
+        self._silent = 0  # beats since it said anything
         self._fronts = fronts
         self._number = number
         self._link: Link | None = None
@@ -208,11 +211,27 @@ class Front:
             self._link = link = Link(self._received, lambda: self._lost(link))
             await asyncio.get_running_loop().create_connection(lambda: link, sock=ours)
             self.configure()
-            return await process.wait()
+            watching = asyncio.create_task(self._watch(process))
+            try:
+                return await process.wait()
+            finally:
+                watching.cancel()
         finally:
             if process.returncode is None:
                 process.send_signal(signal.SIGKILL)
                 await process.wait()
+
+    async def _watch(self, process: asyncio.subprocess.Process) -> None:
+        """End the process when it hangs: alive, it would hold its connections and those it still accepts for ever."""
+        self._silent = 0
+        while not self._fronts.draining:
+            await asyncio.sleep(BEAT_S)
+            self._silent += 1
+            if self._silent > (SILENT_BEATS if self.ready.is_set() else READY_S / BEAT_S):
+                log.get().error("auksd.front_silent", number=self._number, pid=process.pid)
+                process.send_signal(signal.SIGKILL)
+                return
+            self._say(Kind.BEAT)
 
     def configure(self) -> None:
         """Tell it what section [auksd] says now."""
@@ -262,6 +281,9 @@ class Front:
                     future.set_exception(UnavailableError("the process that asked the KDC died", code="front-died"))
 
     def _received(self, kind: int, number: int, payload: bytes) -> None:
+        self._silent = 0
+        if kind == Kind.BEAT:
+            return
         if kind == Kind.RENEWED:
             if (future := self.renewing.get(number)) is not None and not future.done():
                 future.set_result(payload)

@@ -17,6 +17,8 @@
                                    <---    COUNT
     COUNT      connections, proven --->
                                    <---    DRAIN     end when everybody is answered
+                                   <---    BEAT
+    BEAT                           --->              at once, or it is taken for dead
 
 A frame is ``u32 length, u8 kind, u32 n`` and as many octets; requests and replies are the messages of ``wire``, in
 clear. Rule 1: one request of a connection at a time, so ``n`` tells which one an answer is for. Rule 2: what is
@@ -57,6 +59,7 @@ class Kind(IntEnum):
     RENEWED = auto()
     COUNT = auto()
     DRAIN = auto()
+    BEAT = auto()
 
 
 Received = Callable[[int, int, bytes], None]
