@@ -19,7 +19,7 @@ from hipercow_slurm.testing import slurm_tree
 ROOT = Path(__file__).parents[2]
 # Whatever of tests/e2e meets Slurm. The others are about the sandbox itself, this repository or the cache alone.
 FILES = (
-    *("slurmrestd", "job_routes", "api", "api_cluster", "api_files", "commands"),
+    *("slurmrestd", "slurmrestd_reads", "job_routes", "api", "api_cluster", "api_files", "commands"),
     *("chain", "node_side", "node_role", "oracle", "outages"),
 )
 PATIENCE_S = 1500

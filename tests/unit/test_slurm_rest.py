@@ -17,7 +17,7 @@ import pytest
 from slurm_recorded import VERSIONS, Recorded
 
 from hipercow_slurm.errors import ConfigError, Error, RequestError, SchedulerError, UnavailableError
-from hipercow_slurm.slurm import rest
+from hipercow_slurm.slurm import link, rest
 from hipercow_slurm.slurm.model import JobSpec
 from hipercow_slurm.slurm.rest import Identity, SlurmRest
 
@@ -25,6 +25,8 @@ ALICE = Identity("alice", "SECRET-TOKEN")
 SPEC = JobSpec(script="#!/bin/sh\n", working_directory="/home/alice")
 
 HANG_UP, SILENCE, HALF, ENDLESS, TWICE = "HANG_UP", "SILENCE", "HALF", "ENDLESS", "TWICE "
+NOT_READ = "NOT_READ"  # as 26.05.5 answers it: e2e/test_slurmrestd_reads.py
+UNREADABLE = b"HTTP/1.1 500 INTERNAL ERROR\r\nConnection: Close\r\nContent-Length: 25\r\n\r\n" + link.NOT_READ
 
 
 @pytest.fixture(params=VERSIONS, autouse=True)
@@ -69,6 +71,9 @@ class Peer:
             return False
         if act == SILENCE:
             await asyncio.sleep(30)
+        if act == NOT_READ:
+            writer.write(UNREADABLE)
+            return False
         if act == HALF:
             writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 999\r\n\r\n{")
             return False
@@ -227,6 +232,21 @@ async def test_a_kept_connection_that_slurmrestd_has_closed_costs_no_answer(path
         await slurm.ping(ALICE)
         assert (await slurm.job(ALICE, 1)).state == "COMPLETED"
         assert (await slurm.submit(ALICE, SPEC)).job_id == 1
+
+
+async def test_what_slurmrestd_could_not_read_is_sent_again(path: Path) -> None:
+    """A submission too: it has not got so far as to be one."""
+    peer = Peer(NOT_READ, "submit-ok")
+    async with met(peer, path) as slurm:
+        assert (await slurm.submit(ALICE, SPEC)).job_id == 1
+    assert peer.requests[0] == peer.requests[1]
+
+
+async def test_but_not_for_ever(path: Path) -> None:
+    peer = Peer(*[NOT_READ] * 9)
+    async with met(peer, path) as slurm:
+        error = await refused(slurm, lambda: slurm.job(ALICE, 1))
+    assert (error.code, len(peer.requests)) == ("slurm-answer", 1 + link.UNREAD), error
 
 
 async def test_a_new_connection_that_is_closed_is_not_tried_for_ever(path: Path) -> None:

@@ -5,7 +5,9 @@ connection (measured, 26.05.5: the JSON, then its words again as text/plain, aft
 the second for a broken answer and drops the first with it; the clients that read on calmly cost six times as much.
 
 Rule 1: the first answer counts, and a connection with anything behind it is not used again. Rule 2: only a request
-of which no byte was written, or a GET on a connection that had been kept, is ever sent again.
+of which no byte was written, a GET on a connection that had been kept, or what slurmrestd says it could not read, is
+ever sent again. The last is a fault of 26.05: on a new connection it may look before we have written, reads 512 bytes
+then, and a header that ends behind them it calls empty (``NOT_READ``; nothing of such a request is done).
 """
 
 from __future__ import annotations
@@ -17,6 +19,9 @@ from dataclasses import dataclass
 from typing import cast
 
 import httptools
+
+NOT_READ = b"Invalid empty HTTP header"
+UNREAD = 3  # times that may happen to a request
 
 HEAD_LIMIT = 64 * 1024  # bytes of status line and headers; slurmrestd sends some hundred
 
@@ -144,6 +149,7 @@ class Pool:
             OSError: no connection.
             HungUpError, TooLongError: no answer, or not a whole one.
         """
+        unread = 0
         async with self._slots:
             while True:
                 connection, kept = self._kept(), True
@@ -162,6 +168,9 @@ class Pool:
                     self._idle.append(connection)
                 else:
                     connection.close()
+                if reply.status == 500 and reply.body.strip() == NOT_READ and unread < UNREAD:
+                    unread += 1
+                    continue
                 return reply
 
     def _kept(self) -> _Connection | None:
