@@ -253,6 +253,9 @@ def test_a_tmp_that_slurm_makes_for_each_job(sandbox: Sandbox, alice: LoginNode,
     with slurms_own_private_tmp(sandbox):
         lost = sandbox.run("login", ["srun", "-w", "c1", "sh", "-c", f"{look}; {READ}"], user="alice", check=False)
         assert lost.stdout == "1\n" and lost.returncode != 0, f"/tmp is not private, or the ticket was found: {lost}"
+        # Else Slurm's container plugin may still take down that job's mounts, and the next one does not start.
+        idle = ["sinfo", "-h", "-n", "c1", "-o", "%t"]
+        eventually("c1 has nothing to end", lambda: sandbox.run("head", idle).stdout.strip() == "idle", within_s=60)
         with tickets_in(sandbox, "/run/hipercow-slurm/tickets/%u/krb5cc_%j"):
             done = sandbox.run("login", ["srun", "-w", "c1", "sh", "-c", f"{look}; {READ}"], user="alice", check=False)
             log = sandbox.service("slurmd@c1").log()[-3000:]
