@@ -10,6 +10,7 @@ import pytest
 
 if TYPE_CHECKING:
     from hipercow_slurm.testing.sandbox import Sandbox
+    from hipercow_slurm.testing.story import Operator
 
 TICKET_LIFE_S = 60
 RENEW_LIFE_S = 1800
@@ -30,6 +31,14 @@ def sandbox(request: pytest.FixtureRequest) -> Iterator[Sandbox]:
         if request.session.testsfailed > failed_before:
             print(sb.tail_logs())
         no_password_anywhere(sb)
+
+
+@pytest.fixture(scope="module")
+def operator(sandbox: Sandbox) -> Operator:
+    """root on the cluster's machines, of whichever sandbox the module has."""
+    from hipercow_slurm.testing.story import Operator
+
+    return Operator(sandbox)
 
 
 def no_password_anywhere(sb: Sandbox) -> None:

@@ -21,11 +21,6 @@ def cow(sandbox: Sandbox) -> Cow:
     return Cow(sandbox).started()
 
 
-@pytest.fixture(scope="module")
-def operator(sandbox: Sandbox) -> Operator:
-    return Operator(sandbox)
-
-
 def test_a_failing_command_is_a_failed_task(cow: Cow) -> None:
     task_id = cow.create("sh", "-c", "echo before; exit 3")
     cow.type("task", "wait", task_id)

@@ -60,11 +60,6 @@ def alice(sandbox: Sandbox) -> LoginNode:
     return person
 
 
-@pytest.fixture
-def operator(sandbox: Sandbox) -> Operator:
-    return Operator(sandbox)
-
-
 @contextmanager
 def tickets_in(sandbox: Sandbox, place: str) -> Iterator[None]:
     """The agent with ``ccache = place``, then as it was."""

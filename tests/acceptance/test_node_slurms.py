@@ -9,8 +9,8 @@ import pytest
 from hipercow_slurm.testing import slurm_tree
 from hipercow_slurm.testing.sandbox import Sandbox
 from hipercow_slurm.testing.story import LoginNode, Operator, eventually
+from node_people import AGENT_TOML, nodes_are_fine, with_ticket
 
-AGENT_TOML = "/etc/hipercow-slurm/agent.toml"
 LOOK = "klist -s && echo good $KRB5CCNAME || echo NONE $KRB5CCNAME"
 
 
@@ -23,26 +23,13 @@ def sandbox(request: pytest.FixtureRequest) -> Iterator[Sandbox]:
 
 
 @pytest.fixture
-def operator(sandbox: Sandbox) -> Operator:
-    return Operator(sandbox)
-
-
-@pytest.fixture
 def alice(sandbox: Sandbox) -> Iterator[LoginNode]:
-    person = LoginNode(sandbox, "alice")
-    person.kinit()
-    yield person
-    sandbox.run("head", ["scancel", "-u", "alice"])
+    yield from with_ticket(sandbox, "alice")
 
 
 def clean(operator: Operator) -> None:
     for node in ("c1", "c2"):
         eventually(f"no ccache left on {node}", lambda n=node: not operator.leftovers(n), within_s=30)
-
-
-def nodes_are_fine(sandbox: Sandbox) -> None:
-    states = sandbox.run("head", ["sinfo", "-h", "-N", "-o", "%n %T %E"]).stdout
-    assert "drain" not in states.lower() and "down" not in states.lower(), states
 
 
 def test_every_kind_of_job_has_its_ticket(sandbox: Sandbox, operator: Operator, alice: LoginNode) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from hipercow_slurm.testing.sandbox import Sandbox
-from hipercow_slurm.testing.story import Laptop, Operator
+from hipercow_slurm.testing.story import Laptop
 
 
 @pytest.fixture(scope="module")
@@ -18,12 +18,6 @@ def alice(sandbox: Sandbox) -> Laptop:
 def bob(sandbox: Sandbox) -> Laptop:
     """bob, logged in on the laptop."""
     return _logged_in(sandbox, "bob")
-
-
-@pytest.fixture(scope="module")
-def operator(sandbox: Sandbox) -> Operator:
-    """root on the cluster's machines."""
-    return Operator(sandbox)
 
 
 def _logged_in(sandbox: Sandbox, user: str) -> Laptop:

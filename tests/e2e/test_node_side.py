@@ -3,63 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 
 import pytest
 
 from hipercow_slurm.testing.sandbox import Sandbox
 from hipercow_slurm.testing.story import LoginNode, Operator, eventually
+from node_people import BOB, agent_with, nodes_are_fine, with_ticket, without_ticket
 
 pytestmark = pytest.mark.e2e
 
-BOB = 5002
-AGENT_TOML = "/etc/hipercow-slurm/agent.toml"
 MARKER = "hipercow-slurm: no ticket"
 
 
-@contextmanager
-def agent_with(sandbox: Sandbox, node: str, settings: str) -> Iterator[None]:
-    """The node's agent with lines of its own in section [agent], then as it was."""
-    before = sandbox.read(node, AGENT_TOML)
-    service = sandbox.service(f"agent@{node}")
-    sandbox.run(node, ["tee", AGENT_TOML], input=before.replace("[agent]\n", f"[agent]\n{settings}\n"))
-    service.restart()
-    try:
-        yield
-    finally:
-        sandbox.run(node, ["tee", AGENT_TOML], input=before)
-        service.restart()
+@pytest.fixture
+def alice(sandbox: Sandbox) -> Iterator[LoginNode]:
+    yield from with_ticket(sandbox, "alice")
 
 
 @pytest.fixture
-def operator(sandbox: Sandbox) -> Operator:
-    return Operator(sandbox)
-
-
-@pytest.fixture
-def bob(sandbox: Sandbox, operator: Operator) -> Iterator[LoginNode]:
-    """bob at the login node, with a ticket nowhere."""
-    person = LoginNode(sandbox, "bob")
-    sandbox.run("login", ["kdestroy", "-q"], user="bob", check=False)
-    remove(sandbox, BOB)
-    yield person
-    sandbox.run("login", ["kdestroy", "-q"], user="bob", check=False)
-    sandbox.run("head", ["scancel", "-u", "bob"])
-
-
-def remove(sandbox: Sandbox, uid: int) -> None:
-    """The cache forgets a user, by the operator's word."""
-    program = (
-        "import sys; from hipercow_slurm.krb5 import creds; "
-        "from hipercow_slurm.client.auks_blocking import BlockingAuksClient; "
-        "from hipercow_slurm.client.upload import Server; "
-        "from hipercow_slurm.errors import Error\n"
-        "host = creds.keytab_tgt('host/head.sandbox.test', '/etc/krb5.keytab')\n"
-        "client = BlockingAuksClient([Server('head.sandbox.test', 'auks/head.sandbox.test@SANDBOX.TEST')])\n"
-        "found = [one for one in client.dump(auth=host) if one.uid == int(sys.argv[1])]\n"
-        "found and client.remove(int(sys.argv[1]), auth=host)\n"
-    )
-    sandbox.run("head", ["hipercow-python", "-c", program, str(uid)])
+def bob(sandbox: Sandbox) -> Iterator[LoginNode]:
+    yield from without_ticket(sandbox, "bob", BOB)
 
 
 def show(sandbox: Sandbox, job_id: str, form: str) -> list[str]:
@@ -75,11 +38,6 @@ def held(sandbox: Sandbox, job_id: str) -> list[str]:
         return rows if rows and all(row.startswith("PENDING ") and MARKER in row for row in rows) else None
 
     return eventually(f"job {job_id} held", probe, within_s=20)
-
-
-def nodes_are_fine(sandbox: Sandbox) -> None:
-    states = sandbox.run("head", ["sinfo", "-h", "-N", "-o", "%n %T %E"]).stdout
-    assert "drain" not in states.lower() and "down" not in states.lower(), states
 
 
 def test_require_puts_the_job_back_and_its_owner_lets_it_go(
@@ -126,15 +84,6 @@ def test_who_wants_no_ticket_gets_none_and_no_policy(sandbox: Sandbox, bob: Logi
         assert by_option.strip() == "ccache= auks=no", by_option
         wrong = sandbox.run("login", ["srun", "--auks=maybe", "true"], user="bob", check=False)
         assert wrong.returncode != 0 and "yes, no or done" in wrong.stderr, wrong
-
-
-@pytest.fixture
-def alice(sandbox: Sandbox) -> Iterator[LoginNode]:
-    """alice at the login node with a ticket."""
-    person = LoginNode(sandbox, "alice")
-    person.kinit()
-    yield person
-    sandbox.run("head", ["scancel", "-u", "alice"])
 
 
 LOOK = "klist -s && echo good $KRB5CCNAME || echo NONE"

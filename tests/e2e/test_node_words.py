@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
-from test_node_side import BOB, agent_with, nodes_are_fine, remove
 
 from hipercow_slurm.testing.sandbox import Sandbox
 from hipercow_slurm.testing.story import LoginNode, Operator, eventually
+from node_people import BOB, agent_with, nodes_are_fine, with_ticket, without_ticket
 
 pytestmark = pytest.mark.e2e
 
@@ -24,27 +24,13 @@ OF_AUKS += "hostcredcache=FILE:/tmp/krb5cc_0 force_file_ccache no_cc_switch"
 
 
 @pytest.fixture
-def operator(sandbox: Sandbox) -> Operator:
-    return Operator(sandbox)
+def alice(sandbox: Sandbox) -> Iterator[LoginNode]:
+    yield from with_ticket(sandbox, "alice")
 
 
 @pytest.fixture
 def bob(sandbox: Sandbox) -> Iterator[LoginNode]:
-    """bob at the login node, with a ticket nowhere."""
-    person = LoginNode(sandbox, "bob")
-    sandbox.run("login", ["kdestroy", "-q"], user="bob", check=False)
-    remove(sandbox, BOB)
-    yield person
-    sandbox.run("head", ["scancel", "-u", "bob"])
-
-
-@pytest.fixture
-def alice(sandbox: Sandbox) -> Iterator[LoginNode]:
-    """alice at the login node with a ticket."""
-    person = LoginNode(sandbox, "alice")
-    person.kinit()
-    yield person
-    sandbox.run("head", ["scancel", "-u", "alice"])
+    yield from without_ticket(sandbox, "bob", BOB)
 
 
 @contextmanager
