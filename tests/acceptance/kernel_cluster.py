@@ -6,6 +6,7 @@ import json
 import shlex
 import time
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -193,3 +194,14 @@ def without_an_error(done: dict[str, Any], changes: list[dict[str, Any]], second
     least = min(done["count"].values())
     assert least > seconds / 5, f"hardly worked: {done}"
     return f"{sum(done['count'].values())} operations in {done['seconds']} s, none failed, slowest {done['slowest_s']}"
+
+
+def at_session_ends(done: dict[str, Any], changes: list[dict[str, Any]], most: int) -> dict[str, int]:
+    """How often an operation on SMB met the very end of a session: Linux 6.1 answers it with EAGAIN, and the same
+    works when it is done again. AssertionError if anything else went wrong, or it did not work again at once."""
+    for name, errors in done["errors"].items():
+        results = [change for change in changes if change["op"] == name]
+        waits = [after["at"] - one["at"] for one, after in pairwise(results) if one["result"] != "ok"]
+        assert set(errors) == {"EAGAIN"} and errors["EAGAIN"] == len(waits) <= most, f"{done['errors']}; {changes}"
+        assert max(waits) < 3 and results[-1]["result"] == "ok", f"not at once: {changes}"
+    return {name: errors["EAGAIN"] for name, errors in done["errors"].items()}

@@ -20,6 +20,7 @@ the nodes of one large job spread out: they start together, and a fresh ticket i
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
@@ -228,6 +229,19 @@ class Jobs:
         if ends:
             wait = min(wait, max(FLOOR_S, (min(ends) - now) / 2))
         owner.next_question = now + wait * (1 - self._chance() * shorter)
+
+    def problem(self, job: Job, now: float) -> Problem | None:
+        """None if the job has a good ticket; otherwise why not."""
+        has = state(job, now)
+        if has in ("ok", "expiring"):
+            return None
+        owner = self.owner(job.uid)
+        why = job.problem or (owner.problem if owner else None)
+        if has == "expired" and job.ticket is not None:
+            then = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(job.ticket.times.endtime))
+            more = f"; {why.sentence}" if why else ""
+            return Problem("expired", f"its ticket expired at {then}{more}", passing=why.passing if why else True)
+        return why or Problem("cache-unreachable", "the cache has not answered yet", passing=True)
 
     def unseen(self, live: set[int], now: float) -> list[Job]:
         """One check of which jobs have processes here; the jobs to end because ``CHECKS`` checks missed them."""

@@ -1,8 +1,8 @@
 """Does what ``jobs`` decides: asks the source, writes and removes ccaches, remembers it on disk.
 
-Everything runs on one event loop; what may block (files, /proc) runs in a small pool of its own, so that a KDC that
-hangs never keeps a ccache from being written or removed. Whatever writes or removes files of a uid holds that uid's
-lock: a job that ends while its ticket is being written ends after it.
+Everything runs on one event loop; what may block (files, /proc) runs in ``shelf``'s own pool, so that a KDC that hangs
+never keeps a ccache from being written or removed. Whatever writes or removes files of a uid holds that uid's lock: a
+job that ends while its ticket is being written ends after it.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ import random
 import time
 import weakref
 from collections.abc import Awaitable, Callable, Coroutine
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from typing import Any
 
 from hipercow_slurm import log
 from hipercow_slurm.agent import install, live, place
 from hipercow_slurm.agent.config import AgentConfig, CCachePattern, default_ccache
 from hipercow_slurm.agent.default_link import DefaultLink
 from hipercow_slurm.agent.helper import Helper
-from hipercow_slurm.agent.jobs import Job, Jobs, Problem, State, Ticket, state
+from hipercow_slurm.agent.jobs import Job, Jobs, Problem, Ticket
 from hipercow_slurm.agent.services import Services
+from hipercow_slurm.agent.shelf import Shelf
 from hipercow_slurm.agent.source import Source
 from hipercow_slurm.agent.state import State as Disk
 from hipercow_slurm.errors import AccessError, ConfigError, Error, UnavailableError
@@ -34,8 +34,6 @@ ASK_S = 20.0  # for one question to the source, all its servers and retries incl
 ASK_AGAIN_S = 5.0  # a step asks again for a ticket that was missing this long ago
 QUESTIONS = 8  # at a time
 SECOND_LOOK_S = 10.0
-
-T = TypeVar("T")
 
 
 class Keeper:
@@ -61,15 +59,13 @@ class Keeper:
         self.jobs = Jobs(poll_s=config.poll_s, chance=random.random)
         self.config = config
         self._pattern = CCachePattern(config.ccache)
-        self._places = place.Places()
-        self._services = Services(self._places)
+        places = place.Places()
+        self._shelf = Shelf(places, disk, DefaultLink(default_ccache(config), self._pattern))
+        self._services = Services(places)
         self._kdc = asyncio.Semaphore(1)  # of the default pool's threads, which the cache needs too
-        self._link = DefaultLink(default_ccache(config), self._pattern)
         self._source = source
-        self._disk = disk
         self._live_jobs = live_jobs
         self._still_runs = still_runs
-        self._pool = ThreadPoolExecutor(2, thread_name_prefix="files")
         self._locks: weakref.WeakValueDictionary[int, asyncio.Lock] = weakref.WeakValueDictionary()
         self._rounds: dict[int, asyncio.Future[None]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -89,7 +85,7 @@ class Keeper:
         async with self._lock(uid):
             job = self.jobs.start(job, now)
             self._kick.set()  # the question runs meanwhile; its answer is written after the record: it needs this lock
-            await self._remember(job, durable=True)
+            await self._shelf.remember(job, durable=True)
         return await self._settled(job)
 
     async def ccache(self, job_id: int, uid: int, gid: int | None) -> tuple[Job, Problem | None]:
@@ -101,7 +97,7 @@ class Keeper:
         owner = self.jobs.owner(uid)
         if owner is not None and not owner.asking and not await self._good(job):
             if owner.problem and (owner.problem.passing or time.time() - owner.answered < ASK_AGAIN_S):
-                return job, self._problem(job)
+                return job, self.jobs.problem(job, time.time())
             self.jobs.want(uid, time.time())
             self._kick.set()
         return await self._settled(job)
@@ -122,24 +118,24 @@ class Keeper:
                 return
             if not self.jobs.of(owner):
                 self._services.forget(owner)
-            await self._files(self._clean, job, self.jobs.of(owner))
+            await self._shelf.clean(job, self.jobs.of(owner))
 
     # --- life -----------------------------------------------------------------------------------------------------
 
     async def take_over(self) -> None:
         """Go on where an earlier agent stopped; clean up after jobs that a reboot ended."""
-        running, gone, strange = await self._files(self._disk.load)
+        running, gone, strange = await self._shelf.recall()
         for name in strange:
             log.get().error("agent.state_unreadable", file=name, hint="look at it, then remove it")
         for job in running:
             self.jobs.restore(job, time.time())
         for job in gone:
-            await self._files(self._clean, job, self.jobs.of(job.uid))
+            await self._shelf.clean(job, self.jobs.of(job.uid))
         folders = {folder for job in [*running, *gone] if (folder := place.folder_of(job.ccache))}
         if fixed := self._pattern.fixed_folder:
-            await self._files(install.make_folder, fixed)
+            await self._shelf.run(install.make_folder, fixed)
             folders.add(fixed)
-        half_written = [await self._files(install.sweep, folder) for folder in folders]
+        half_written = [await self._shelf.run(install.sweep, folder) for folder in folders]
         if running or gone or any(half_written):
             log.get().info("agent.took_over", jobs=len(running), gone=len(gone), half_written=sum(half_written))
 
@@ -162,7 +158,7 @@ class Keeper:
             for task in self._tasks:
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
-            self._pool.shutdown()
+            self._shelf.close()
 
     async def _sleep(self, next_sweep: float) -> None:
         """Until something is due or somebody kicks; without jobs only the latter."""
@@ -177,7 +173,7 @@ class Keeper:
     async def _sweep(self) -> None:
         if not len(self.jobs):
             return
-        seen = await self._files(self._live_jobs)
+        seen = await self._shelf.run(self._live_jobs)
         for job in self.jobs.unseen(seen, time.time()):
             if self._still_runs is not None and await self._still_runs(job.job_id):
                 job.unseen = 0
@@ -220,12 +216,12 @@ class Keeper:
         async with self._lock(uid):
             for job in self.jobs.of(uid) if found else ():
                 with contextlib.suppress(UnavailableError):  # it has the older ones
-                    await self._files(self._services.put, job, found)
+                    await self._shelf.run(self._services.put, job, found)
 
     async def _renew(self, uid: int) -> None:
         """The cache is away: have the KDC renew the ticket that a job here has; trouble is the next question's."""
         job = self.jobs.to_renew(uid, time.time())
-        content = await self._files(self._read, job) if job is not None else None
+        content = await self._shelf.read(job) if job is not None else None
         if job is None or job.ticket is None or content is None:
             return
         try:
@@ -254,11 +250,11 @@ class Keeper:
         found = Ticket(cred.client, cred.times) if cred is not None else None
         async with self._lock(uid):
             for job in self.jobs.of(uid):
-                if job.ticket is not None and not await self._files(self._whole, job):
+                if job.ticket is not None and not await self._shelf.whole(job):
                     job.ticket = None
             jobs, problem = self.jobs.answer(uid, found, time.time())
             if cred is not None and found is not None and jobs:
-                content = await self._files(self._services.content, uid, cred, self.jobs.of(uid))
+                content = await self._shelf.run(self._services.content, uid, cred, self.jobs.of(uid))
                 for job in jobs:
                     try:
                         await self._write(job, content, found)
@@ -266,27 +262,25 @@ class Keeper:
                         job.problem = problem = Problem(error.code, error.message, passing=True)
                         log.get().error("agent.install_failed", job_id=job.job_id, uid=uid, why=error.message)
             if held := self.jobs.of(uid):
-                await self._files(self._link.settle, uid, held[0].gid, held)
+                await self._shelf.link(uid, held[0].gid, held)
             return problem
 
     async def _write(self, job: Job, content: bytes, found: Ticket) -> None:
-        moved = await self._files(self._put, job, content)
-        if moved:
-            log.get().warning("agent.squatter_moved", job_id=job.job_id, ccache=job.ccache, to=moved)
+        await self._shelf.put(job, content)
         old, job.ticket, job.problem = job.ticket, found, None
         log.get().info(
             "agent.ticket_replaced" if old else "agent.ticket_installed",
             job_id=job.job_id, uid=job.uid, principal=found.client, ccache=job.ccache,
             endtime=found.times.endtime, **({"old_endtime": old.times.endtime} if old else {}),
         )  # fmt: skip
-        await self._remember(job, durable=False)
+        await self._shelf.remember(job, durable=False)
         self._helper.changed(job, "replaced" if old else "installed")
 
     # --- helpers --------------------------------------------------------------------------------------------------
 
     async def _good(self, job: Job) -> bool:
         """Whether the job has, on disk, a ticket that is good now."""
-        return self._problem(job) is None and await self._files(self._present, job)
+        return self.jobs.problem(job, time.time()) is None and await self._shelf.present(job)
 
     async def _settled(self, job: Job) -> tuple[Job, Problem | None]:
         """Wait until the job has a ticket, or until waiting cannot change that, or until ``answer_s`` is over."""
@@ -298,25 +292,12 @@ class Keeper:
             left = deadline - time.monotonic()
             waiting = self._rounds.setdefault(job.uid, asyncio.get_running_loop().create_future())
             await asyncio.wait({waiting}, timeout=max(0.0, left))
-            problem = self._problem(job)
+            problem = self.jobs.problem(job, time.time())
             if problem is not None and not problem.passing:
                 return job, problem
             if left <= 0:
                 return job, problem or Problem("ccache-missing", f"{job.ccache} has disappeared", passing=True)
         return job, Problem("job-ended", f"job {job.job_id} has ended", passing=False)
-
-    def _problem(self, job: Job) -> Problem | None:
-        """None if the job has a good ticket; otherwise why not."""
-        has: State = state(job, time.time())
-        if has in ("ok", "expiring"):
-            return None
-        owner = self.jobs.owner(job.uid)
-        why = job.problem or (owner.problem if owner else None)
-        if has == "expired" and job.ticket is not None:
-            then = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(job.ticket.times.endtime))
-            more = f"; {why.sentence}" if why else ""
-            return Problem("expired", f"its ticket expired at {then}{more}", passing=why.passing if why else True)
-        return why or Problem("cache-unreachable", "the cache has not answered yet", passing=True)
 
     def _report(self, uid: int, problem: Problem | None) -> None:
         """One line when the state of affairs changes, not one per attempt."""
@@ -330,44 +311,6 @@ class Keeper:
 
     def _lock(self, uid: int) -> asyncio.Lock:
         return self._locks.setdefault(uid, asyncio.Lock())
-
-    async def _files(self, function: Callable[..., T], *arguments: Any) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._pool, function, *arguments)
-
-    async def _remember(self, job: Job, *, durable: bool) -> None:
-        """A full disk is no reason to withhold the ticket; after a crash its file may stay then, and that is said."""
-        try:
-            await self._files(_save, self._disk, job, durable)
-        except OSError as error:
-            log.get().error("agent.state_failed", job_id=job.job_id, why=str(error))
-
-    def _clean(self, job: Job, others: list[Job]) -> None:
-        """Remove the ccache, then the memory of it: the other order could leave a ticket nobody knows of. ``others``:
-        the user's that go on."""
-        self._link.settle(job.uid, job.gid, others)
-        try:
-            if self._places.remove(job.ccache, uid=job.uid, gid=job.gid):
-                log.get().info("agent.ticket_removed", job_id=job.job_id, uid=job.uid, ccache=job.ccache)
-        except UnavailableError as error:
-            log.get().error("agent.remove_failed", job_id=job.job_id, uid=job.uid, why=error.message)
-            return
-        self._disk.forget(job.job_id)
-
-    def _put(self, job: Job, content: bytes) -> str | None:
-        return self._places.write(job.ccache, content, uid=job.uid, gid=job.gid)
-
-    def _present(self, job: Job) -> bool:
-        return self._places.present(job.ccache, uid=job.uid, gid=job.gid)
-
-    def _whole(self, job: Job) -> bool:
-        return self._places.whole(job.ccache, uid=job.uid, gid=job.gid)
-
-    def _read(self, job: Job) -> bytes | None:
-        return self._places.read(job.ccache, uid=job.uid, gid=job.gid)
-
-
-def _save(disk: Disk, job: Job, durable: Any) -> None:
-    disk.save(job, durable=bool(durable))
 
 
 def _gid_of(uid: int) -> int:
