@@ -23,7 +23,7 @@ class KrbCred:
     """A KRB-CRED message (RFC 4120 section 5.8) whose encrypted part is in clear (etype 0).
 
     It holds session keys: it never prints, never pickles, never compares by accident.
-    Whoever makes one has parsed and checked ``der`` (see ``krb5.krbcred``).
+    Whoever makes one has parsed and checked ``der`` (see ``krb5.krbcred``), or had libkrb5 write it (``krb5.renewal``).
 
     Attributes:
         der: the DER bytes, at most 32768.

@@ -18,7 +18,6 @@ krb5_error_code krb5_sendauth(krb5_context, krb5_auth_context *, int *, char *, 
 krb5_error_code krb5_recvauth(krb5_context, krb5_auth_context *, int *, char *, krb5_principal, int32_t,
     krb5_keytab, krb5_ticket **);
 krb5_error_code krb5_mk_ncred(krb5_context, krb5_auth_context, krb5_creds **, krb5_data **, krb5_replay_data *);
-krb5_error_code krb5_rd_cred(krb5_context, krb5_auth_context, krb5_data *, krb5_creds ***, krb5_replay_data *);
 krb5_error_code krb5_unparse_name(krb5_context, krb5_principal, char **);
 """
 
@@ -92,7 +91,9 @@ class Mit:
         self.check(self.lib.krb5_mk_ncred(self.context, auth[0], listed, out, self.ffi.NULL))
         return bytes(self.ffi.buffer(out[0].data, out[0].length))
 
-    def kinit_bound(self, principal: str, password: str, addresses: list[bytes], ccache: str) -> None:
+    def kinit_bound(
+        self, principal: str, password: str, addresses: list[bytes], ccache: str, *, renew_s: int = 0
+    ) -> None:
         """Fill a ccache with a TGT bound to these IPv4 addresses (kinit -a takes those of the host's interfaces)."""
         options, creds = self.ffi.new("krb5_get_init_creds_opt **"), self.ffi.new("krb5_creds *")
         self.check(self.lib.krb5_get_init_creds_opt_alloc(self.context, options))
@@ -100,6 +101,7 @@ class Mit:
         listed = self.ffi.new("krb5_address *[]", [address for address, _ in made] + [self.ffi.NULL])
         self.lib.krb5_get_init_creds_opt_set_address_list(options[0], listed)
         self.lib.krb5_get_init_creds_opt_set_forwardable(options[0], 1)
+        self.lib.krb5_get_init_creds_opt_set_renew_life(options[0], renew_s)
         name, null, cache = self._principal(principal), self.ffi.NULL, self.ffi.new("krb5_ccache *")
         got = self.lib.krb5_get_init_creds_password(
             self.context, creds, name, password.encode(), null, null, 0, null, options[0]

@@ -23,7 +23,7 @@ from hipercow_slurm.errors import (
     InternalError,
     ProtocolError,
 )
-from hipercow_slurm.krb5 import asn1, auth, calls, ccache, creds, keytab, krbcred, krberror
+from hipercow_slurm.krb5 import asn1, auth, calls, ccache, keytab, krbcred, krberror, renewal
 
 pytestmark = pytest.mark.kdc
 SERVICE = "auks/head.test@REALM.TEST"
@@ -361,7 +361,7 @@ def test_threads_and_objects_may_mix(kdc: Kdc, ticket: auth.ServiceTicket) -> No
                 initiator.ap_rep(acceptor.ap_req(initiator.ap_req()))
                 for number in range(20):
                     assert acceptor.unseal(initiator.seal(b"%d" % number)) == b"%d" % number
-            creds.renew(kdc.login())
+            renewal.renew(kdc.login())
         except BaseException as error:
             failures.append(error)
 

@@ -16,7 +16,7 @@ from krb5_box import PASSWORD, refused
 from mit import Mit
 
 from hipercow_slurm.errors import AccessError, CredentialError, RequestError, UnavailableError
-from hipercow_slurm.krb5 import auth, ccache, creds, krbcred
+from hipercow_slurm.krb5 import auth, ccache, creds, krbcred, renewal
 from hipercow_slurm.testing.realm import Realm
 from hipercow_slurm.values import KrbCred
 
@@ -156,7 +156,7 @@ def test_renewal_renews_the_cross_realm_ticket(two: Two) -> None:
     """Both tickets end later than before, and the new one works."""
     first = creds.cross_realm_tgt(two.login(lifetime_s=60, renew_s=1800), "B.TEST")
     time.sleep(1.1)
-    second = creds.renew(first)
+    second = renewal.renew(first)
     assert servers(second) == [LOCAL, CROSS]
     assert min(ends(second)) > max(ends(first)), (ends(first), ends(second))
     assert second.times.endtime > first.times.endtime
@@ -169,7 +169,7 @@ def test_a_cross_realm_ticket_that_lasts_as_long_is_kept(two: Two) -> None:
     long = krbcred.tickets(creds.cross_realm_tgt(two.login(), "B.TEST"))[1]
     (tgt,) = krbcred.tickets(two.login(lifetime_s=60, renew_s=1800))
     before = two.a.log.count(CROSS)
-    second = creds.renew(krbcred.build([tgt, long]))
+    second = renewal.renew(krbcred.build([tgt, long]))
     assert krbcred.tickets(second)[1].ticket_der == long.ticket_der
     assert two.a.log.count(CROSS) == before, "the KDC was asked"
 
@@ -179,11 +179,11 @@ def test_a_cross_realm_ticket_that_has_ended_comes_back(two: Two) -> None:
         first = creds.cross_realm_tgt(two.login(lifetime_s=60, renew_s=1800), "B.TEST")
         assert ends(first)[1] <= time.time() + 2 < ends(first)[0], ends(first)
         time.sleep(2.1)
-        second = creds.renew(first)
+        second = renewal.renew(first)
         assert servers(second) == [LOCAL, CROSS] and second.times.endtime > max(ends(first)[1], time.time()), ends(
             second
         )
-    assert min(ends(creds.renew(second))) > time.time() + 50, "and the long ones of a KDC that was set right"
+    assert min(ends(renewal.renew(second))) > time.time() + 50, "and the long ones of a KDC that was set right"
 
 
 def test_a_kdc_that_gives_no_cross_realm_ticket_any_more(two: Two) -> None:
@@ -192,11 +192,11 @@ def test_a_kdc_that_gives_no_cross_realm_ticket_any_more(two: Two) -> None:
         first = creds.cross_realm_tgt(two.login(lifetime_s=60, renew_s=1800), "B.TEST")
     time.sleep(1.1)
     with no_trust(two.a):
-        second = creds.renew(first)
+        second = renewal.renew(first)
         assert krbcred.tickets(second)[1].ticket_der == krbcred.tickets(first)[1].ticket_der
         assert ends(second)[0] > ends(first)[0]
         time.sleep(max(0.0, ends(first)[1] - time.time()) + 0.1)
-        assert servers(creds.renew(second)) == [LOCAL]
+        assert servers(renewal.renew(second)) == [LOCAL]
 
 
 def bound(two: Two, folder: Path, *addresses: bytes) -> KrbCred:

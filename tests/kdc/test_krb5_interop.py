@@ -227,9 +227,9 @@ def test_principal_text_means_what_it_means_to_mit(text: str) -> None:
 FALLBACK = """
 import sys
 sys.modules["hipercow_slurm.krb5._libkrb5"] = None
-from hipercow_slurm.krb5 import auth, ccache, creds, lib, names
+from hipercow_slurm.krb5 import auth, ccache, creds, lib, names, renewal
 assert lib.MODE == "abi", lib.MODE
-cred = creds.renew(creds.password_tgt("alice", bytearray(sys.stdin.buffer.read()), keytab=sys.argv[1], service=None))
+cred = renewal.renew(creds.password_tgt("alice", bytearray(sys.stdin.buffer.read()), keytab=sys.argv[1], service=None))
 with (
     auth.Initiator(cred, "auks/head.test", local=b"abcd", remote=b"efgh") as initiator,
     auth.Acceptor(sys.argv[2], None, local=b"efgh", remote=b"abcd") as acceptor,

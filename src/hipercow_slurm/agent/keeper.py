@@ -27,7 +27,7 @@ from hipercow_slurm.agent.shelf import Shelf
 from hipercow_slurm.agent.source import Source
 from hipercow_slurm.agent.state import State as Disk
 from hipercow_slurm.errors import AccessError, ConfigError, Error, UnavailableError
-from hipercow_slurm.krb5 import ccfile, creds
+from hipercow_slurm.krb5 import ccfile, renewal
 from hipercow_slurm.values import KrbCred
 
 ASK_S = 20.0  # for one question to the source, all its servers and retries included
@@ -229,7 +229,7 @@ class Keeper:
             if cred.client != job.ticket.client:
                 return  # the job has put something of its own there
             async with asyncio.timeout(ASK_S):
-                renewed = await asyncio.to_thread(creds.renew, cred)
+                renewed = await asyncio.to_thread(renewal.renew, cred)
             await self._install(uid, renewed)
         except (Error, TimeoutError) as error:
             log.get().warning("agent.renew_failed", uid=uid, why=str(error) or "the KDC does not answer")

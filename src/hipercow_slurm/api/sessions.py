@@ -27,7 +27,7 @@ from hipercow_slurm.api.database import Database
 from hipercow_slurm.api.problems import not_logged_in
 from hipercow_slurm.api.sessions_db import SessionRecord
 from hipercow_slurm.errors import Error, InternalError, UnavailableError
-from hipercow_slurm.krb5 import creds, krbcred
+from hipercow_slurm.krb5 import krbcred, renewal
 from hipercow_slurm.values import KrbCred, TicketTimes
 
 _TICK_S = 1.0
@@ -284,7 +284,7 @@ class Sessions:
             if not due or not await self._claim(session):
                 return
             loop = asyncio.get_running_loop()
-            cred = await loop.run_in_executor(self._threads, creds.renew, session.cred)
+            cred = await loop.run_in_executor(self._threads, renewal.renew, session.cred)
             record = session.record
             await self._keep(session, cred, expires_at=record.expires_at, generation=record.generation)
             log.get().info(

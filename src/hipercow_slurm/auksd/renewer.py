@@ -22,7 +22,7 @@ from hipercow_slurm.auksd.agenda import Act, Agenda, Plan, Timing, plan, plan_re
 from hipercow_slurm.auksd.service import replaces
 from hipercow_slurm.auksd.workers import Workers
 from hipercow_slurm.errors import Error, UnavailableError
-from hipercow_slurm.krb5 import creds, krbcred
+from hipercow_slurm.krb5 import krbcred, renewal
 from hipercow_slurm.store.base import Entry, Store
 from hipercow_slurm.values import KrbCred
 
@@ -243,12 +243,12 @@ class Renewer:
 
 
 def renew_at_kdc(cred: KrbCred) -> KrbCred:
-    """Renew a credential at the KDC; blocks, raises what ``krb5.creds.renew`` raises.
+    """Renew a credential at the KDC; blocks, raises what ``krb5.renewal.renew`` raises.
 
     A cross-realm ticket that would keep the whole from lasting longer is left out: a record ends with its first
     ticket to end.
     """
-    new = creds.renew(cred)
+    new = renewal.renew(cred)
     if new.tickets > 1 and new.times.endtime <= cred.times.endtime:
         return krbcred.build(krbcred.tickets(new)[:1])
     return new

@@ -16,7 +16,7 @@ from hipercow_slurm.cli import auks_verbs as verbs
 from hipercow_slurm.cli.auks import Wish
 from hipercow_slurm.cli.auks_site import Site
 from hipercow_slurm.errors import CredentialError, Error
-from hipercow_slurm.krb5 import creds, krbcred
+from hipercow_slurm.krb5 import krbcred, renewal
 from hipercow_slurm.values import KrbCred, TicketTimes
 
 FIRST_RETRY_S = 1.0
@@ -109,7 +109,7 @@ def _from_cache(site: Site, wish: Wish, own: KrbCred) -> KrbCred | None:
 
 def _from_kdc(own: KrbCred) -> KrbCred:
     try:
-        found = creds.renew(own)
+        found = renewal.renew(own)
     except Error as error:
         raise CredentialError(f"the KDC does not renew it: {error.message}", code="renew-refused") from error
     if found.times.endtime <= own.times.endtime:

@@ -11,6 +11,7 @@ from hipercow_slurm.krb5.lib import MODE, ffi, lib
 
 OUT = 68 * 1024  # any answer to a frame, and what a frame may hold
 CLIENT = 1024
+TOLD = 7  # see ``glue.py``
 ADDRTYPE_INET = 2
 
 _glue: Any = lib
@@ -18,12 +19,13 @@ if MODE == "abi":
     from hipercow_slurm.krb5 import plain as _glue
 begin, accept = _glue.hipercow_slurm_begin, _glue.hipercow_slurm_accept
 seal, unseal = _glue.hipercow_slurm_seal, _glue.hipercow_slurm_unseal
+renew = _glue.hipercow_slurm_renew
 
 
 class Scratch:
     """What the results of a call are put into, made once per thread; nothing in it is of use after the call."""
 
-    __slots__ = ("auth", "authenticator", "client", "made", "options", "out")
+    __slots__ = ("auth", "authenticator", "client", "made", "options", "out", "told")
 
     def __init__(self) -> None:
         self.out = ffi.new_allocator(should_clear_after_alloc=False)("char[]", OUT)
@@ -31,6 +33,7 @@ class Scratch:
         self.client = ffi.new("char[]", CLIENT)
         self.auth = ffi.new("krb5_auth_context *")
         self.options = ffi.new("int32_t *")
+        self.told = ffi.new("int32_t[]", TOLD)
         self.authenticator = ffi.new("krb5_authenticator **")
 
     def room(self, size: int) -> tuple[Any, int]:

@@ -65,6 +65,7 @@ CONSTANTS = """
 #define AP_OPTS_MUTUAL_REQUIRED 0x20000000
 #define AP_OPTS_USE_SUBKEY 0x00000001
 #define KRB5_FAST_REQUIRED 0x0001
+#define TKT_FLG_RENEWABLE 0x00800000
 #define KRB5_AUTH_CONTEXT_DO_SEQUENCE 0x00000004
 #define KRB5_AUTH_CONTEXT_USE_SUBKEY 0x00000020
 #define KRB5_TC_MATCH_TIMES_EXACT 0x00000008
@@ -77,6 +78,7 @@ const char *krb5_get_error_message(krb5_context, krb5_error_code);
 void krb5_free_error_message(krb5_context, const char *);
 krb5_error_code krb5_get_time_offsets(krb5_context, int32_t *, int32_t *);
 void krb5_free_data_contents(krb5_context, krb5_data *);
+void krb5_free_data(krb5_context, krb5_data *);
 """
 
 NAMES = """
@@ -84,6 +86,7 @@ krb5_error_code krb5_parse_name(krb5_context, const char *, krb5_principal *);
 void krb5_free_principal(krb5_context, krb5_principal);
 krb5_error_code krb5_get_default_realm(krb5_context, char **);
 void krb5_free_default_realm(krb5_context, char *);
+unsigned int krb5_principal_compare(krb5_context, krb5_const_principal, krb5_const_principal);
 krb5_error_code krb5_aname_to_localname(krb5_context, krb5_const_principal, int, char *);
 """
 
@@ -154,6 +157,9 @@ krb5_error_code krb5_get_credentials(krb5_context, int32_t, krb5_ccache, krb5_cr
 krb5_error_code krb5_fwd_tgt_creds(krb5_context, krb5_auth_context, const char *, krb5_principal, krb5_principal,
     krb5_ccache, int, krb5_data *);
 void krb5_free_creds(krb5_context, krb5_creds *);
+void krb5_free_tgt_creds(krb5_context, krb5_creds **);
+krb5_error_code krb5_mk_1cred(krb5_context, krb5_auth_context, krb5_creds *, krb5_data **, krb5_replay_data *);
+krb5_error_code krb5_rd_cred(krb5_context, krb5_auth_context, krb5_data *, krb5_creds ***, krb5_replay_data *);
 krb5_error_code krb5_change_password(krb5_context, krb5_creds *, const char *, int *, krb5_data *, krb5_data *);
 krb5_error_code krb5_chpw_message(krb5_context, const krb5_data *, char **);
 void krb5_free_string(krb5_context, char *);

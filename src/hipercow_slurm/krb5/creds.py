@@ -1,4 +1,4 @@
-"""Tickets from the KDC: by password, by keytab, by renewal. Every function here blocks; callers use threads.
+"""Tickets from the KDC: by password, by keytab, by another ticket. Every function here blocks; callers use threads.
 
 cffi releases the interpreter lock around each C call, so a KDC that hangs holds up only the thread that asked.
 """
@@ -6,15 +6,14 @@ cffi releases the interpreter lock around each C call, so a KDC that hangs holds
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-from hipercow_slurm.errors import AccessError, CredentialError, Error, RequestError
+from hipercow_slurm.errors import CredentialError, Error, RequestError
 from hipercow_slurm.krb5 import codes, convert, enctypes, krbcred, names, preauth
 from hipercow_slurm.krb5 import keytab as keytabs
-from hipercow_slurm.krb5.krbcred import FORWARDABLE, RENEWABLE, Ticket
+from hipercow_slurm.krb5.krbcred import FORWARDABLE, Ticket
 from hipercow_slurm.krb5.lib import NULL, check, context, error_of, ffi, fresh, lib, own, release, take_data, wipe
 from hipercow_slurm.krb5.principal import Principal
 from hipercow_slurm.krb5.prompting import AnswersWantedError, Questions
@@ -125,33 +124,6 @@ def keytab_tgt(principal: str, keytab: str) -> KrbCred:
     return krbcred.build([convert.ticket(found)])
 
 
-def renew(cred: KrbCred) -> KrbCred:
-    """Renew a TGT at the KDC, and get cross-realm tickets beside it anew where they would end before it.
-
-    A cross-realm ticket that the KDC does not give any more is kept while it is valid.
-
-    Raises:
-        CredentialError: ``not-renewable``, ``renew-exhausted`` (renew_till has passed), ``expired``, ``clock-skew``,
-            ``account-locked``.
-        UnavailableError: ``kdc-unreachable``.
-        AccessError: ``kdc-refused``.
-    """
-    tgt, *others = krbcred.tickets(cred)
-    now = int(time.time())
-    doing = f"renew the TGT of {tgt.client}"
-    if not tgt.flags & RENEWABLE or not tgt.renew_till:
-        raise CredentialError(f"cannot {doing}: it is not renewable", code="not-renewable", hint=codes.EXPIRED.hint)
-    if tgt.renew_till <= now:
-        raise CredentialError(
-            f"cannot {doing}: its renewable time has passed", code="renew-exhausted", hint=codes.EXPIRED.hint
-        )
-    client, found = convert.principal(tgt.client), empty_creds()
-    with memory_ccache([tgt]) as ccache:
-        check(lib.krb5_get_renewed_creds(context(), found, client, ccache, NULL), doing, codes.TGS)
-    renewed = convert.ticket(found)
-    return krbcred.build([renewed, *_as_long(others, renewed)])
-
-
 def cross_realm_tgt(cred: KrbCred, realm: str) -> KrbCred:
     """The TGT of ``cred`` and, after it, a new ticket krbtgt/REALM with which it asks for services of that realm.
 
@@ -217,18 +189,6 @@ def ticket_for(found: list[Ticket], server: str) -> Ticket:
         code = lib.krb5_get_credentials(context(), 0, ccache, request, holder)
         check(code, f"get a ticket for {server} as {found[0].client}", codes.TGS)
     return convert.ticket(own(holder[0], lib.krb5_free_creds))
-
-
-def _as_long(others: list[Ticket], tgt: Ticket) -> Iterator[Ticket]:
-    """Cross-realm tickets that last as long as the TGT, got anew where needed; the old one if the KDC refuses."""
-    for one in others:
-        new = one
-        if one.endtime < tgt.endtime:
-            # A KDC that is down is an error, so that the caller tries again; one that refuses would go on doing so.
-            with contextlib.suppress(AccessError, CredentialError):
-                new = ticket_for([tgt], one.server)
-        if new.endtime > time.time():
-            yield new
 
 
 @contextlib.contextmanager

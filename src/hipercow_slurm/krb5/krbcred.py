@@ -90,6 +90,20 @@ def build(tickets: Sequence[Ticket]) -> KrbCred:
     return _summary(data, _decode(data))
 
 
+def check_key(keytype: int, length: int) -> None:
+    """Refuse a session key (ProtocolError) whose length does not fit its type."""
+    if keytype == 0 or not 0 < length <= MAX_KEY:
+        raise ProtocolError("KrbCredInfo: a session key of type 0 or of an impossible length")
+    if KEY_LENGTH.get(keytype, length) != length:
+        raise ProtocolError("KrbCredInfo: a session key whose length does not fit its type")
+
+
+def check_order(starttime: int, endtime: int) -> None:
+    """Refuse a ticket (ProtocolError) that ends before it starts."""
+    if endtime < starttime:
+        raise ProtocolError("KrbCredInfo: endtime is before starttime")
+
+
 # Decoding
 
 
@@ -137,8 +151,7 @@ def _ticket(der: bytes, info: asn1.KrbCredInfo) -> _Named:
         starttime = asn1.seconds(info.starttime) if info.starttime else authtime
     if starttime is None:
         raise ProtocolError("KrbCredInfo: times are missing")
-    if endtime < starttime:
-        raise ProtocolError("KrbCredInfo: endtime is before starttime")
+    check_order(starttime, endtime)
     ticket = Ticket(
         client=str(client),
         server=str(server),
@@ -158,10 +171,7 @@ def _ticket(der: bytes, info: asn1.KrbCredInfo) -> _Named:
 def _key(value: asn1.TypedOctets) -> tuple[int, bytes]:
     """Type and octets of a session key, whose length must fit its type."""
     keytype, octets = value.kind, value.octets
-    if keytype == 0 or not octets or len(octets) > MAX_KEY:
-        raise ProtocolError("KrbCredInfo: a session key of type 0 or of an impossible length")
-    if KEY_LENGTH.get(keytype, len(octets)) != len(octets):
-        raise ProtocolError("KrbCredInfo: a session key whose length does not fit its type")
+    check_key(keytype, len(octets))
     return keytype, octets
 
 
