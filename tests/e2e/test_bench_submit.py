@@ -25,3 +25,11 @@ def test_the_cpu_of_each_service_is_found(sandbox: Sandbox) -> None:
     found = submit.service_cpu(sandbox)
     assert set(submit.COUNTED) <= set(found), found
     assert all(seconds > 0 for seconds in found.values()), found
+
+
+def test_a_refused_request_is_no_number(sandbox: Sandbox) -> None:
+    """Would notice a load generator that does not look at the answers: refusals are fast."""
+    submit.build_load(sandbox)
+    probe = submit.Probe(sandbox)  # without a session
+    with pytest.raises(RuntimeError, match=r"4 errors, the first: answered 401 .*not-authenticated"):
+        probe.rounds({"api": 3}, (1,), 1)

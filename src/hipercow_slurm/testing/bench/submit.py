@@ -6,20 +6,21 @@ Every job is submitted held, so that only submission is measured; the queue is e
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import subprocess
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from statistics import median
 
 from hipercow_slurm.testing.bench import process
-from hipercow_slurm.testing.bench.submit_load import SLURM_CONF, Ask, Done
+from hipercow_slurm.testing.bench.submit_load import HTTP_LOAD, SLURM_CONF, Ask, Done
 from hipercow_slurm.testing.bench.table import Goal, Table, show, show_goals
+from hipercow_slurm.testing.bench.tools import HERE, WARNINGS
 from hipercow_slurm.testing.sandbox import Sandbox
 from hipercow_slurm.testing.sandbox.init import INFO
 from hipercow_slurm.testing.sandbox.layout import API, HEAD, LOGIN
 
 USER = "alice"
-SUBMITTING = ("rest", "api", "sbatch")
-NAMES = {"rest": "slurmrestd", "api": "our API", "sbatch": "sbatch"}
+NAMES = {"rest": "slurmrestd", "api": "our API", "api-new": "our API, new connections", "sbatch": "sbatch"}
 COUNTED = ("slurmctld", "slurmrestd", "api", "signer", "auksd", "munged")
 LIMIT_S = 300.0
 LOGIN_CLIENTS = (1, 16)
@@ -27,19 +28,24 @@ LOGIN_CLIENTS = (1, 16)
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How much to measure; slurmctld holds 10 000 jobs, ended ones included, and all submissions must fit."""
+    """How much to measure; slurmctld holds 10 000 jobs, ended ones included, and all submissions must fit.
+
+    Attributes:
+        submissions: by each way in each round, of which sbatch, that needs a process for each, makes ``sbatches``.
+    """
 
     clients: tuple[int, ...]
     rounds: int
     submissions: int
+    sbatches: int
     logins: int
     polls: int
     crowd: int
 
 
-FULL = Plan((1, 16, 64), 3, 300, 100, 1000, 500)
-QUICK = Plan((1, 16), 1, 60, 20, 200, 500)
-TINY = Plan((2,), 1, 4, 2, 4, 3)
+FULL = Plan((1, 16, 64), 3, 260, 100, 100, 1000, 500)
+QUICK = Plan((1, 16), 1, 60, 20, 20, 200, 500)
+TINY = Plan((2,), 1, 4, 2, 2, 4, 3)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,17 +99,30 @@ def measure(sandbox: Sandbox, plan: Plan) -> list[Goal]:
     sandbox.run(
         LOGIN, ["sh", "-c", f"sed s,^PlugStack.*,, /etc/slurm/slurm.conf > {SLURM_CONF}; chmod 644 {SLURM_CONF}"]
     )
+    build_load(sandbox)
     probe = Probe(sandbox)
     # Logins first, while there are few jobs: each lists the user's jobs in the background.
-    logins = probe.rounds(("login",), LOGIN_CLIENTS, plan.logins, plan.rounds)
+    logins = probe.rounds({"login": plan.logins}, LOGIN_CLIENTS, plan.rounds)
     probe.log_in()
-    submitted = probe.rounds(SUBMITTING, plan.clients, plan.submissions, plan.rounds)
+    counts = {way: plan.sbatches if way == "sbatch" else plan.submissions for way in NAMES}
+    submitted = probe.rounds(counts, plan.clients, plan.rounds)
     show(_submit_table(submitted))
     show(_cpu_table(submitted))
-    (crowd,) = probe.rounds(("api",), (plan.crowd,), plan.crowd, 1, errors_allowed=True)
-    polls = probe.rounds(("rest-status", "status"), plan.clients, plan.polls, plan.rounds)
+    (crowd,) = probe.rounds({"api": plan.crowd}, (plan.crowd,), 1, errors_allowed=True)
+    polls = probe.rounds(dict.fromkeys(("rest-status", "status"), plan.polls), plan.clients, plan.rounds)
     show(_table("Logins, and polls of one job's status", [*logins, *polls]))
     return _goals(submitted, crowd)
+
+
+def build_load(sandbox: Sandbox) -> None:
+    """Compile the load generator for the head.
+
+    Raises:
+        CommandError: no compiler or no libcurl4-openssl-dev; holds what the compiler said.
+    """
+    source = (HERE / "http_load.c").read_text()
+    sandbox.run(HEAD, ["cc", *WARNINGS, "-x", "c", "-", "-o", HTTP_LOAD, "-lcurl", "-pthread"], input=source)
+    sandbox.run(HEAD, ["chmod", "755", HTTP_LOAD])
 
 
 class Probe:
@@ -116,12 +135,12 @@ class Probe:
 
     def log_in(self) -> None:
         """Get the session; not before many other logins, of whose sessions the API forgets the oldest."""
-        self._token = str(json.loads(self._run(Ask("session", 1, 1, USER, self._password))))
+        self._token = str(json.loads(self._end(self._started(Ask("session", 1, 1, USER, self._password)), "")))
 
     def rounds(
-        self, ways: Sequence[str], clients: Sequence[int], count: int, rounds: int, *, errors_allowed: bool = False
+        self, counts: Mapping[str, int], clients: Sequence[int], rounds: int, *, errors_allowed: bool = False
     ) -> list[Measured]:
-        """All ways in turn in each round.
+        """All ways in turn in each round; ``counts``: how many requests of each.
 
         Raises:
             RuntimeError: a request failed; numbers of refusals would look splendid.
@@ -129,7 +148,7 @@ class Probe:
         found: dict[tuple[int, str], list[tuple[Done, dict[str, float]]]] = {}
         for _ in range(rounds):
             for many in clients:
-                for way in ways:
+                for way, count in counts.items():
                     done, cpu = self._one(Ask(way, many, count, USER, self._password, self._token))
                     if done.errors and not errors_allowed:
                         raise RuntimeError(f"{way}, {many} clients: {done.errors} errors, the first: {done.why}")
@@ -140,16 +159,36 @@ class Probe:
         ]
 
     def _one(self, ask: Ask) -> tuple[Done, dict[str, float]]:
-        before = service_cpu(self._sandbox)
-        said = self._run(ask)
-        cpu = {name: seconds - before.get(name, 0.0) for name, seconds in service_cpu(self._sandbox).items()}
+        with self._started(ask) as load:
+            assert load.stdout is not None
+            if load.stdout.readline() != "ready\n":
+                raise RuntimeError(f"{ask.way}, {ask.clients} clients: {self._end(load, '')}")
+            before = service_cpu(self._sandbox)
+            said = self._end(load, "\n")
+            after = service_cpu(self._sandbox)
         self._sandbox.run(HEAD, ["scancel", f"--user={USER}"])
-        return Done(**json.loads(said)), cpu
+        return Done(**json.loads(said)), {name: seconds - before.get(name, 0.0) for name, seconds in after.items()}
 
-    def _run(self, ask: Ask) -> str:
+    def _started(self, ask: Ask) -> subprocess.Popen[str]:
         host, user = (LOGIN, USER) if ask.way == "sbatch" else (HEAD, API.name)
         command = ["hipercow-python", "-m", "hipercow_slurm.testing.bench.submit_load"]
-        return self._sandbox.run(host, command, user=user, input=json.dumps(asdict(ask)), timeout=LIMIT_S).stdout
+        pipe = subprocess.PIPE
+        load = self._sandbox.popen(host, command, user=user, stdin=pipe, stdout=pipe, stderr=pipe, text=True)
+        assert load.stdin is not None
+        load.stdin.write(json.dumps(asdict(ask)) + "\n")
+        load.stdin.flush()
+        return load
+
+    def _end(self, load: subprocess.Popen[str], word: str) -> str:
+        """What it says when it is given its last line."""
+        try:
+            said, complained = load.communicate(word, timeout=LIMIT_S)
+        except subprocess.TimeoutExpired:
+            load.kill()
+            raise
+        if load.returncode:
+            raise RuntimeError(f"the load generator failed: {complained[-900:]}")
+        return said
 
 
 def service_cpu(sandbox: Sandbox) -> dict[str, float]:

@@ -1,50 +1,55 @@
 """Runs inside the sandbox and makes requests: ``hipercow-python -m hipercow_slurm.testing.bench.submit_load``.
 
-Standard input: one JSON object, the fields of ``Ask``. Standard output: one JSON object, those of ``Done``.
-HTTP ways run on the head as the API's user, who may talk to slurmrestd; ``sbatch`` on the login node as alice.
+Standard input: a line of JSON, the fields of ``Ask``. Standard output: "ready", when all clients are connected; then,
+after another line has come, a line of JSON, the fields of ``Done``. HTTP ways run on the head as the API's user, who
+may talk to slurmrestd; ``sbatch`` on the login node as alice. What is needed beforehand (a session, a Slurm token) is
+made here; the requests that count are made by ``http_load``, alike for both ways.
 """
 
 from __future__ import annotations
 
 import asyncio
+import http.client
 import json
+import os
 import resource
 import ssl
 import sys
 import time
-from collections.abc import Awaitable, Callable
-from dataclasses import asdict, dataclass
-from secrets import token_hex
-
-import aiohttp
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 
 from hipercow_slurm.krb5 import creds
-from hipercow_slurm.signer.client import SignerClient
+from hipercow_slurm.signer.client import SignerClient, Token
 from hipercow_slurm.slurm.model import JobSpec
+from hipercow_slurm.slurm.rest import SlurmRest
 from hipercow_slurm.slurm.v0038 import V0038
-from hipercow_slurm.testing.sandbox.layout import API_URL, CONFIG, HEAD, REST_SOCKET, SIGNER_SOCKET, fqdn
+from hipercow_slurm.testing.sandbox.layout import API_PORT, API_URL, CONFIG, HEAD, REST_SOCKET, SIGNER_SOCKET, fqdn
 
 SCRIPT = "#!/bin/sh\ntrue\n"
 SLURM_CONF = "/tmp/bench-slurm.conf"  # in the sandbox: the cluster's, without our plugin
+HTTP_LOAD = "/tmp/bench-http-load"  # in the sandbox: http_load.c, compiled
+TRUST = f"{CONFIG}/ca.pem"
 
 _API = V0038()  # this machine's Slurm is 22.05
-
-Once = Callable[[], Awaitable[None]]
+_JSON = {"Content-Type": "application/json"}
 
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """What to do: ``way`` is api, rest, sbatch, login, status or rest-status; ``count`` times, by ``clients``.
+    """What to do ``count`` times, by ``clients``.
 
-    ``token`` is an API session's, made beforehand (``way`` session): a login lists the user's jobs in the background.
+    Attributes:
+        way: api, api-new (a connection for each request), rest, sbatch, login, status, rest-status; or session.
+        token: an API session's, made beforehand (``way`` session): a login lists the user's jobs in the background.
     """
 
     way: str
     clients: int
     count: int
     user: str
-    password: str
-    token: str = ""
+    password: str = field(repr=False)
+    token: str = field(default="", repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,84 +66,131 @@ class Done:
     why: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Repeated:
+    """A request that is made again and again.
+
+    Attributes:
+        status, word: what every answer must have.
+        keyed: with an Idempotency-Key of its own each time, as our own client sends one.
+        fresh: on a connection of its own each time.
+        socket: of slurmrestd; empty: TCP, as the URL says.
+    """
+
+    method: str
+    url: str
+    headers: Mapping[str, str] = field(repr=False)
+    body: bytes = field(repr=False)
+    status: int
+    word: str
+    keyed: bool = False
+    fresh: bool = False
+    socket: str = ""
+
+
 class RefusedError(Exception):
     """A request was refused."""
 
 
-async def session(ask: Ask) -> str:
+def session(ask: Ask) -> str:
     """A new session's token."""
-    connector = aiohttp.TCPConnector(ssl=ssl.create_default_context(cafile=f"{CONFIG}/ca.pem"))
-    async with aiohttp.ClientSession(connector=connector) as http:
-        answer = await _ask(http, "POST", f"{API_URL}/v1/sessions", {}, _login_body(ask), 201)
-        return str(json.loads(answer)["token"])
+    return str(json.loads(_once("/v1/sessions", {}, _login_body(ask)))["token"])
 
 
 async def run(ask: Ask) -> Done:
     """Do what was asked."""
     if ask.way == "sbatch":
-        return await _measure(ask, _sbatch)
-    rest = ask.way.startswith("rest")
-    trust = None if rest else ssl.create_default_context(cafile=f"{CONFIG}/ca.pem")
-    connector = (
-        aiohttp.UnixConnector(REST_SOCKET, limit=0) if rest else aiohttp.TCPConnector(limit=0, ssl=trust or True)
-    )
-    async with aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(120)) as http:
-        return await _measure(ask, await _once(ask, http))
+        return await _sbatches(ask)
+    return await _loaded(ask, await _repeated(ask))
 
 
-async def _once(ask: Ask, http: aiohttp.ClientSession) -> Once:
-    """One request of the kind asked for, as a function."""
+def _at_the_word() -> None:
+    """Whoever started us notes what the services have used so far, and says when to begin."""
+    print("ready", flush=True)
+    sys.stdin.readline()
+
+
+async def _repeated(ask: Ask) -> Repeated:
+    """The request of the kind asked for."""
     if ask.way == "login":
-        return lambda: _post(http, f"{API_URL}/v1/sessions", {}, _login_body(ask), 201)
+        return Repeated("POST", f"{API_URL}/v1/sessions", _JSON, _login_body(ask), 201, '"token"')
     if ask.way.startswith("rest"):
-        headers = await _slurm_headers(ask)
-        spec = JobSpec(script=SCRIPT, hold=True, working_directory="/tmp", environment={"PATH": "/bin:/usr/bin"})
-        body, path = _API.submit_body(spec, ask.user), _API.submit_path()
-        if ask.way == "rest":
-            return lambda: _post(http, f"http://slurmrestd{path}", headers, body, 200)
-        answer = json.loads(await _ask(http, "POST", f"http://slurmrestd{path}", headers, body, 200))
-        url = f"http://slurmrestd{_API.job_path(answer['job_id'])}"
-        return lambda: _get(http, url, headers)
+        return await _of_slurmrestd(ask)
     headers = {"Authorization": f"Bearer {ask.token}"}
     body = json.dumps({"script": SCRIPT, "hold": True, "working_directory": "/tmp"}).encode()
-    if ask.way == "api":  # with a key, as our own client sends one
-        return lambda: _post(http, f"{API_URL}/v1/jobs", {**headers, "Idempotency-Key": token_hex(16)}, body, 201)
-    job = json.loads(await _ask(http, "POST", f"{API_URL}/v1/jobs", headers, body, 201))
-    return lambda: _get(http, f"{API_URL}/v1/jobs/{job['job_id']}", headers)
+    if ask.way.startswith("api"):
+        url, fresh = f"{API_URL}/v1/jobs", ask.way == "api-new"
+        return Repeated("POST", url, {**_JSON, **headers}, body, 201, '"job_id"', keyed=True, fresh=fresh)
+    job = json.loads(_once("/v1/jobs", headers, body))
+    return Repeated("GET", f"{API_URL}/v1/jobs/{job['job_id']}", headers, b"", 200, '"job_id"')
+
+
+async def _of_slurmrestd(ask: Ask) -> Repeated:
+    """The same asked of slurmrestd, as the API asks it."""
+    signed = await _signed(ask)
+    headers = {"X-SLURM-USER-NAME": signed.localname, "X-SLURM-USER-TOKEN": signed.token}
+    spec = JobSpec(script=SCRIPT, hold=True, working_directory="/tmp", environment={"PATH": "/bin:/usr/bin"})
+    if ask.way == "rest":
+        body, url = _API.submit_body(spec, ask.user), f"http://slurmrestd{_API.submit_path()}"
+        return Repeated("POST", url, {**_JSON, **headers}, body, 200, '"job_id"', socket=REST_SOCKET)
+    async with SlurmRest(REST_SOCKET, version=_API.version) as slurm:
+        job = await slurm.submit(signed, spec)
+    url = f"http://slurmrestd{_API.job_path(job.job_id)}"
+    return Repeated("GET", url, headers, b"", 200, '"job_id"', socket=REST_SOCKET)
+
+
+async def _signed(ask: Ask) -> Token:
+    """A Slurm token, from the signer as the API gets it; it lasts a minute."""
+    password = bytearray(ask.password.encode())
+    keytab, service = f"{CONFIG}/api.keytab", f"HTTP/{fqdn(HEAD)}"
+    tgt = await asyncio.to_thread(creds.password_tgt, ask.user, password, keytab=keytab, service=service)
+    return await SignerClient(SIGNER_SOCKET, f"slurm-signer/{fqdn(HEAD)}").token(tgt)
 
 
 def _login_body(ask: Ask) -> bytes:
     return json.dumps({"username": ask.user, "password": ask.password}).encode()
 
 
-async def _slurm_headers(ask: Ask) -> dict[str, str]:
-    """A Slurm token, from the signer as the API gets it; it lasts a minute."""
-    password = bytearray(ask.password.encode())
-    keytab, service = f"{CONFIG}/api.keytab", f"HTTP/{fqdn(HEAD)}"
-    tgt = await asyncio.to_thread(creds.password_tgt, ask.user, password, keytab=keytab, service=service)
-    signed = await SignerClient(SIGNER_SOCKET, f"slurm-signer/{fqdn(HEAD)}").token(tgt)
-    return {"X-SLURM-USER-NAME": signed.localname, "X-SLURM-USER-TOKEN": signed.token}
+def _once(path: str, headers: Mapping[str, str], body: bytes) -> bytes:
+    """POST to the API, once.
+
+    Raises:
+        RefusedError: the answer is not 201.
+    """
+    trust = ssl.create_default_context(cafile=TRUST)
+    connection = http.client.HTTPSConnection(fqdn(HEAD), API_PORT, timeout=60, context=trust)
+    try:
+        connection.request("POST", path, body, {**_JSON, **headers})
+        answer = connection.getresponse()
+        content = answer.read()
+    finally:
+        connection.close()
+    if answer.status != 201:
+        raise RefusedError(f"POST {path}: {answer.status} {content[:900].decode(errors='replace')}")
+    return content
 
 
-async def _post(http: aiohttp.ClientSession, url: str, headers: dict[str, str], body: bytes, good: int) -> None:
-    await _ask(http, "POST", url, headers, body, good)
-
-
-async def _get(http: aiohttp.ClientSession, url: str, headers: dict[str, str]) -> None:
-    await _ask(http, "GET", url, headers, None, 200)
-
-
-async def _ask(
-    http: aiohttp.ClientSession, method: str, url: str, headers: dict[str, str], body: bytes | None, good: int
-) -> bytes:
-    typed = {"Content-Type": "application/json", **headers} if body is not None else headers
-    async with http.request(method, url, headers=typed, data=body) as answer:
-        content = await answer.read()
-        if answer.status != good:
-            raise RefusedError(
-                f"{method} {url}: {answer.status} {' '.join(content.decode(errors='replace').split())[:900]}"
-            )
-        return content
+async def _loaded(ask: Ask, what: Repeated) -> Done:
+    """What http_load found."""
+    words = (ask.clients, ask.count, what.method, what.url, what.status, what.word, int(what.keyed), int(what.fresh))
+    process = await asyncio.create_subprocess_exec(
+        HTTP_LOAD,
+        *map(str, (*words, len(what.body))),
+        *([what.socket] if what.socket else []),
+        env={**os.environ, "SSL_CERT_FILE": TRUST},
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    head = "".join(f"{name}: {value}\n" for name, value in what.headers.items())
+    assert process.stdin is not None and process.stdout is not None
+    process.stdin.write(f"{head}\n".encode() + what.body)
+    if await process.stdout.readline():
+        _at_the_word()
+    found, said = await process.communicate(b"\n")
+    if process.returncode:
+        raise RefusedError(said.decode(errors="replace")[:300])
+    return Done(**json.loads(found))
 
 
 async def _sbatch() -> None:
@@ -155,9 +207,10 @@ async def _sbatch() -> None:
         raise RefusedError(said.decode(errors="replace")[:300])
 
 
-async def _measure(ask: Ask, once: Once) -> Done:
+async def _sbatches(ask: Ask) -> Done:
     """``clients`` loops that share ``count`` calls."""
-    await once()  # connections, caches
+    await _sbatch()  # what is read from the disk the first time
+    _at_the_word()
     latencies: list[float] = []
     failures: list[str] = []
     numbers = iter(range(ask.count))
@@ -166,8 +219,8 @@ async def _measure(ask: Ask, once: Once) -> Done:
         for _ in numbers:
             began = time.perf_counter()
             try:
-                await once()
-            except (RefusedError, aiohttp.ClientError, TimeoutError, OSError) as error:
+                await _sbatch()
+            except (RefusedError, OSError) as error:
                 failures.append(f"{type(error).__name__}: {error}")
             latencies.append(time.perf_counter() - began)
 
@@ -189,9 +242,9 @@ def _cpu_s() -> float:
 def main() -> None:
     """Read what is asked, do it, say what came of it."""
     resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
-    ask = Ask(**json.load(sys.stdin))
+    ask = Ask(**json.loads(sys.stdin.readline()))
     if ask.way == "session":
-        print(json.dumps(asyncio.run(session(ask))))
+        print(json.dumps(session(ask)))
     else:
         print(json.dumps(asdict(asyncio.run(run(ask)))))
 
