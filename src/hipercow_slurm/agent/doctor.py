@@ -6,7 +6,6 @@ cannot be looked at from here (no rights, not this host's business) is left out 
 
 from __future__ import annotations
 
-import configparser
 import json
 import os
 import pwd
@@ -14,12 +13,14 @@ import socket
 import stat
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from hipercow_slurm.agent import as_user, install, place
 from hipercow_slurm.agent import config as agent_config
+from hipercow_slurm.agent import install, place
+from hipercow_slurm.agent.doctor_hops import Hop, Patient, clock, name_of
+from hipercow_slurm.agent.doctor_mounts import filesystems
 from hipercow_slurm.client.auks_blocking import BlockingAuksClient
 from hipercow_slurm.client.auks_steps import Limits, Server
 from hipercow_slurm.errors import Error
@@ -31,38 +32,6 @@ ASK_S = 3.0
 SKEW_S = 30  # wrong enough to be said
 LIMIT_S = 300  # what Kerberos bears by default
 SKEW_HINT = "set this host's clock: Kerberos allows 5 minutes (chronyc tracking)"
-
-Result = Literal["good", "warning", "bad"]
-
-
-@dataclass(frozen=True, slots=True)
-class Hop:
-    """One hop: what was found in a sentence, and what to do about it."""
-
-    hop: str
-    result: Result
-    sentence: str
-    todo: str = ""
-
-
-@dataclass(slots=True)
-class Patient:
-    """What is looked at.
-
-    Attributes:
-        config: agent.toml of this host.
-        job_id: None: the host in general.
-        nfs_conf, mounts: where gssd's settings and the mounts are read.
-        cred: found on the way: with what the cache is asked.
-        job: the agent's own words about the job.
-    """
-
-    config: Path
-    job_id: int | None = None
-    nfs_conf: Path = Path("/etc/nfs.conf")
-    mounts: Path = Path("/proc/self/mounts")
-    cred: KrbCred | None = None
-    job: dict[str, Any] = field(default_factory=dict)
 
 
 def walk(patient: Patient) -> Iterator[Hop]:
@@ -81,7 +50,7 @@ def walk(patient: Patient) -> Iterator[Hop]:
         yield from _cache(patient, file)
     if root or patient.job_id is not None:
         yield from _agent(patient, file.agent)
-    yield from _filesystems(patient, file.agent)
+    yield from filesystems(patient, file.agent)
 
 
 def _node_key(patient: Patient, agent: agent_config.AgentConfig) -> Hop:
@@ -106,13 +75,13 @@ def _user_ticket(patient: Patient) -> Hop:
         cred = ccache.read_tgt(None)
     except Error as error:
         return Hop("your ticket", "bad", error.message, "kinit")
-    until = _clock(cred.times.endtime)
+    until = clock(cred.times.endtime)
     if cred.times.endtime <= time.time():
         return Hop("your ticket", "bad", f"the ticket of {cred.client} expired at {until}", "kinit")
     patient.cred = cred
     if cred.times.renew_till <= cred.times.endtime:
         return Hop("your ticket", "warning", f"{cred.client} until {until}, and cannot be renewed", "kinit -r 7d")
-    return Hop("your ticket", "good", f"{cred.client} until {until}, renewable until {_clock(cred.times.renew_till)}")
+    return Hop("your ticket", "good", f"{cred.client} until {until}, renewable until {clock(cred.times.renew_till)}")
 
 
 def _cache(patient: Patient, file: agent_config.File) -> Iterator[Hop]:
@@ -139,12 +108,12 @@ def _cache(patient: Patient, file: agent_config.File) -> Iterator[Hop]:
     if record is None:
         why = f"the cache gives {cred.client} no ticket for uid {uid}: nobody handed one over, or no rule allows it"
         todo = (
-            f"as {_name(uid)}: hipercow-slurm login, or kinit and hipercow-slurm upload; if that is done: auksd's log "
-            "says whether the ACL gives this host role node (and slurmctld knows a job of that user here)"
+            f"as {name_of(uid)}: hipercow-slurm login, or kinit and hipercow-slurm upload; if that is done: auksd's "
+            "log says whether the ACL gives this host role node (and slurmctld knows a job of that user here)"
         )
         yield Hop("ACL and role", "bad", why, todo)
         return
-    until = f"{record.principal} until {_clock(record.times.endtime)}"
+    until = f"{record.principal} until {clock(record.times.endtime)}"
     if record.times.endtime <= time.time():
         yield Hop("ACL and role", "bad", f"the cache's ticket of {until} has expired", "log in again")
     else:
@@ -178,7 +147,7 @@ def _agent(patient: Patient, agent: agent_config.AgentConfig) -> Iterator[Hop]:
         yield Hop("job", "bad", f"its ticket is {patient.job['state']}: {said}", "see the hop before this one")
     elif problem:
         yield Hop(
-            "job", "warning", f"it has a ticket until {_clock(patient.job['valid_until'])}, but {problem['sentence']}"
+            "job", "warning", f"it has a ticket until {clock(patient.job['valid_until'])}, but {problem['sentence']}"
         )
     else:
         yield Hop("job", "good", f"it has the ticket of {patient.job['principal']}")
@@ -204,8 +173,8 @@ def _file(patient: Patient) -> Hop:
     except Error as error:
         return Hop("file", "bad", f"{path}: {error.message}", "remove it; the agent writes a new one within poll_s")
     if until <= time.time():
-        return Hop("file", "bad", f"{path} ended at {_clock(until)}", "see the hops before")
-    return Hop("file", "good", f"{path} is {_name(uid)}'s alone and good until {_clock(until)}")
+        return Hop("file", "bad", f"{path} ended at {clock(until)}", "see the hops before")
+    return Hop("file", "good", f"{path} is {name_of(uid)}'s alone and good until {clock(until)}")
 
 
 def _memory(name: str, uid: int) -> Hop:
@@ -219,84 +188,11 @@ def _memory(name: str, uid: int) -> Hop:
             return Hop("file", "bad", f"{name}: {error}", "does this node know the job's user?")
     if content is None:
         todo = "the agent looks every five minutes and at each newer ticket; does the KCM daemon run? who ran kdestroy?"
-        return Hop("file", "bad", f"{name} has no ticket of {_name(uid)}", todo)
+        return Hop("file", "bad", f"{name} has no ticket of {name_of(uid)}", todo)
     until = ccfile.read_tgt(content).times.endtime
     if until <= time.time():
-        return Hop("file", "bad", f"{name} ended at {_clock(until)}", "see the hops before")
-    return Hop("file", "good", f"{name} is {_name(uid)}'s and good until {_clock(until)}")
-
-
-def _filesystems(patient: Patient, agent: agent_config.AgentConfig) -> Iterator[Hop]:
-    mounts = [line.split() for line in _text(patient.mounts).splitlines()]
-    nfs = [one for one in mounts if one[2] in ("nfs", "nfs4") and "sec=krb5" in one[3]]
-    loose = [one for one in mounts if one[2] in ("nfs", "nfs4") and "sec=krb5" not in one[3]]
-    cifs = [one for one in mounts if one[2] in ("cifs", "smb3")]
-    if cifs:
-        yield _default_link(patient, agent)
-    if nfs:
-        yield from _gssd(patient, agent)
-        yield Hop("mounts", "good", "NFS with Kerberos: " + ", ".join(f"{one[1]}" for one in nfs[:5]))
-    for one in loose[:5]:
-        yield Hop("mounts", "warning", f"{one[1]} is NFS without Kerberos", "if it should have it: mount -o sec=krb5p")
-    for one in cifs[:5]:
-        options = one[3].split(",")
-        if "multiuser" in options or any(option.startswith("cruid=") for option in options):
-            yield Hop("mounts", "good", f"{one[1]} is CIFS and takes KRB5CCNAME of the job's processes")
-        else:
-            todo = "mount -o sec=krb5,multiuser"
-            yield Hop("mounts", "warning", f"{one[1]} is CIFS for one user: all jobs act as whoever mounted it", todo)
-    if not nfs and not loose and not cifs:
-        yield Hop("mounts", "warning", "no NFS or CIFS mount here", "none is needed where jobs use no Kerberized files")
-
-
-def _default_link(patient: Patient, agent: agent_config.AgentConfig) -> Hop:
-    """What the kernel renews a CIFS session with: it has no KRB5CCNAME then."""
-    path = agent_config.default_ccache(agent)
-    todo = "SMB mounts in docs/how-to/node-side.md"
-    if path is None:
-        kind = place.split(agent.ccache)[0]
-        if kind in place.MEMORIES:
-            return Hop("default ccache", "good", f"{agent.ccache} is the user's own if default_ccache_name is {kind}")
-        return Hop("default ccache", "warning", "agent.default_ccache is off: the kernel renews no CIFS session", todo)
-    uid = patient.job.get("uid")
-    if uid is None:
-        return Hop("default ccache", "good", f"{path} is a link to a job's ticket, for the kernel's CIFS renewals")
-    mine = Path(path.replace("%u", str(uid)))
-    target = str(mine.readlink()) if mine.is_symlink() else None
-    if target is not None and agent_config.CCachePattern(agent.ccache).could_be(uid, target) and mine.exists():
-        return Hop("default ccache", "good", f"{mine} is a link to {target}: the kernel renews CIFS sessions with it")
-    why = f"{mine} is not the agent's link" if target or mine.exists() else f"there is no {mine}"
-    return Hop("default ccache", "warning", f"{why}: the kernel may renew CIFS sessions with no ticket", todo)
-
-
-def _gssd(patient: Patient, agent: agent_config.AgentConfig) -> Iterator[Hop]:
-    """What rpc.gssd must be told so that it finds the ccaches and forgets them."""
-    parser = configparser.ConfigParser(strict=False, interpolation=None)
-    try:
-        parser.read_string(_text(patient.nfs_conf))
-    except configparser.Error as error:
-        yield Hop("gssd", "bad", f"{patient.nfs_conf}: {' '.join(str(error).split())}", "mend it")
-        return
-    section = parser["gssd"] if parser.has_section("gssd") else {}
-    bound = section.get("context-timeout", "0")
-    if not bound.isdigit() or int(bound) == 0:
-        sentence = "the kernel keeps a user's access until the ticket ends, also after the last job is gone"
-        todo = f"in {patient.nfs_conf}: [gssd] context-timeout=300, then restart rpc-gssd"
-        yield Hop("gssd", "warning", sentence, todo)
-    else:
-        yield Hop("gssd", "good", f"the kernel forgets a user's access {bound} s after the ticket is gone")
-    kind, rest = place.split(agent.ccache)
-    if kind in place.MEMORIES:
-        name = as_user.collection(agent.ccache).replace("%u", "%{uid}")
-        todo = f"in /etc/krb5.conf: [libdefaults] default_ccache_name = {name}"
-        yield Hop("gssd", "warning", f"rpc.gssd finds a {kind} ccache only if it is this host's default kind", todo)
-        return
-    folder, name = rest.rsplit("/", 1)
-    scanned = section.get("cred-cache-directory", "/tmp:/run/user/%U").split(":")  # noqa: S108
-    if (folder or "/").replace("%u", "%U") not in scanned or "krb5cc" not in name:
-        sentence = f"rpc.gssd looks for *krb5cc* in {':'.join(scanned)}, and not for {agent.ccache}"
-        todo = f"in {patient.nfs_conf}: [gssd] cred-cache-directory, or change agent.ccache"
-        yield Hop("gssd", "bad", sentence, todo)
+        return Hop("file", "bad", f"{name} ended at {clock(until)}", "see the hops before")
+    return Hop("file", "good", f"{name} is {name_of(uid)}'s and good until {clock(until)}")
 
 
 def _owner(patient: Patient) -> int | None:
@@ -323,24 +219,6 @@ def _ask_agent(path: str) -> dict[str, Any]:
 
 def _todo(error: Error, otherwise: str) -> str:
     return SKEW_HINT if error.code == "clock-skew" else error.hint or otherwise
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(errors="replace")
-    except OSError:
-        return ""
-
-
-def _clock(seconds: int) -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
-
-
-def _name(uid: int) -> str:
-    try:
-        return pwd.getpwuid(uid).pw_name
-    except KeyError:
-        return f"uid {uid}"
 
 
 def as_dicts(hops: list[Hop]) -> list[dict[str, str]]:

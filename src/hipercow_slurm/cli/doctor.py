@@ -28,9 +28,10 @@ def doctor(job_id: int | None, config: Path, as_json: bool) -> None:
     if a hop is bad.
     """
     from hipercow_slurm.agent import doctor as agent_doctor
+    from hipercow_slurm.agent.doctor_hops import Patient
 
     hops = []
-    for hop in agent_doctor.walk(agent_doctor.Patient(config, job_id)):
+    for hop in agent_doctor.walk(Patient(config, job_id)):
         hops.append(hop)
         if not as_json:
             click.echo(f"{MARKS[hop.result]}  {hop.hop}: {hop.sentence}")
