@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hipercow_slurm.auksd import accounts, service
+from hipercow_slurm.auksd import accounts, deciding, service
 from hipercow_slurm.auksd.accounts import Accounts
 from hipercow_slurm.auksd.acl import Role
-from hipercow_slurm.auksd.service import Requester
+from hipercow_slurm.auksd.deciding import Requester
 from hipercow_slurm.auksd.workers import Workers
 from hipercow_slurm.errors import AccessError, CredentialError, Error, RequestError, UnavailableError
 from hipercow_slurm.store.base import Entry
@@ -35,16 +35,16 @@ TABLE = {
 def test_who_may_what(verb, owner, role):
     who = Requester(OWN, role, "10.0.0.1")
     if role.value in TABLE[verb, owner]:
-        service.check_may(who, verb, owner)
+        deciding.check_may(who, verb, owner)
     else:
         with pytest.raises(AccessError):
-            service.check_may(who, verb, owner)
+            deciding.check_may(who, verb, owner)
 
 
 def test_names_are_compared_whole():
     for near in ("alice@R2", "Alice@R", "alice", "alice@R ", ""):
         with pytest.raises(AccessError):
-            service.check_may(Requester(OWN, Role.USER, ""), "get", near)
+            deciding.check_may(Requester(OWN, Role.USER, ""), "get", near)
 
 
 def cred(client="alice@R", endtime=2000, addressless=True):
@@ -63,13 +63,13 @@ def cred(client="alice@R", endtime=2000, addressless=True):
 )
 def test_useless_credentials(bad, family):
     with pytest.raises(family):
-        service.check_cred(bad, 1500)
+        deciding.check_cred(bad, 1500)
 
 
 def test_usable_credentials():
-    service.check_cred(cred(endtime=1501), 1500)
-    service.check_cred(cred(client="x" * 125 + "@R"), 1500)
-    service.check_cred(cred(endtime=2**32 - 1), 2**31 + 5)
+    deciding.check_cred(cred(endtime=1501), 1500)
+    deciding.check_cred(cred(client="x" * 125 + "@R"), 1500)
+    deciding.check_cred(cred(endtime=2**32 - 1), 2**31 + 5)
 
 
 def entry(endtime, renew_till):
@@ -92,7 +92,7 @@ def entry(endtime, renew_till):
     ],
 )
 def test_replacement(old, new, wins):
-    assert service.replaces(entry(*old) if old else None, entry(*new), now=1000) is wins
+    assert deciding.replaces(entry(*old) if old else None, entry(*new), now=1000) is wins
 
 
 @given(st.integers(1, 32768))

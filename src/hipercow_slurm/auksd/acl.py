@@ -30,7 +30,7 @@ Resolver = Callable[[str], Iterable[str]]
 
 
 class Role(Enum):
-    """What a principal may do: see ``service.MAY``."""
+    """What a principal may do: see ``deciding.MAY``."""
 
     GUEST = "guest"
     USER = "user"

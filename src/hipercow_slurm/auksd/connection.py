@@ -15,8 +15,9 @@ import math
 from collections.abc import Coroutine, Iterator
 from typing import TYPE_CHECKING, Any, cast
 
+from hipercow_slurm.auksd.deciding import Requester
 from hipercow_slurm.auksd.dumping import Dump
-from hipercow_slurm.auksd.service import Requester, Service
+from hipercow_slurm.auksd.service import Service
 from hipercow_slurm.errors import Error
 from hipercow_slurm.wire.frames import MAX_FRAME
 from hipercow_slurm.wire.messages import Reply, Request

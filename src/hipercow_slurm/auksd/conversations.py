@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hipercow_slurm import log
+from hipercow_slurm.auksd.deciding import Requester
 from hipercow_slurm.auksd.dumping import Dump
 from hipercow_slurm.auksd.front import LENGTH
 from hipercow_slurm.auksd.link import Kind
-from hipercow_slurm.auksd.service import Requester, Service
+from hipercow_slurm.auksd.service import Service
 from hipercow_slurm.auksd.workers import Workers
 from hipercow_slurm.errors import Error
 from hipercow_slurm.wire import messages

@@ -18,7 +18,8 @@ from pathlib import Path
 
 from hipercow_slurm import log
 from hipercow_slurm.auksd.config import Config
-from hipercow_slurm.auksd.service import UidOf, check_cred, replaces
+from hipercow_slurm.auksd.deciding import check_cred, replaces
+from hipercow_slurm.auksd.service import UidOf
 from hipercow_slurm.auksd.workers import Workers
 from hipercow_slurm.errors import CredentialError, Error
 from hipercow_slurm.krb5 import ccfile

@@ -19,7 +19,7 @@ from collections.abc import Awaitable, Callable
 
 from hipercow_slurm import log
 from hipercow_slurm.auksd.agenda import Act, Agenda, Plan, Timing, plan, plan_retry
-from hipercow_slurm.auksd.service import replaces
+from hipercow_slurm.auksd.deciding import replaces
 from hipercow_slurm.auksd.workers import Workers
 from hipercow_slurm.errors import Error, UnavailableError
 from hipercow_slurm.krb5 import krbcred, renewal
