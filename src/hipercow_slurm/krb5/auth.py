@@ -1,4 +1,4 @@
-"""The AP exchange and KRB-PRIV (RFC 4120 sections 3.2, 3.5, 5.7): bytes in, bytes out, no sockets.
+"""The AP exchange (RFC 4120 section 3.2): bytes in, bytes out, no sockets. KRB-PRIV, once it is done: ``peer.py``.
 
 Wire-compatible with MIT's krb5_sendauth and krb5_recvauth, whose framing is in ``wire/sendauth.py``.
 
@@ -6,19 +6,14 @@ Rule 1: an ``Acceptor`` trusts nobody on an AP-REQ alone. It answers with a subk
 replayed verbatim gets as far as the AP-REP and fails at its first KRB-PRIV. So no replay cache is needed, and
 nothing may be done for a peer before its first ``unseal`` has succeeded.
 Rule 2: what a peer sent is checked for size and outer shape before libkrb5 sees it.
-Rule 3: after an error the object is finished, and a call out of order is one: libkrb5 crashes on some (KRB-PRIV
-without a key), so each step is let through by ``_begin`` only.
 """
 
 from __future__ import annotations
 
-import enum
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from types import TracebackType
-from typing import Any, NoReturn, Self
+from typing import Any, NoReturn
 
-from hipercow_slurm.errors import InternalError, ProtocolError
+from hipercow_slurm.errors import ProtocolError
 from hipercow_slurm.krb5 import calls, codes, convert, keytab, krberror, names
 from hipercow_slurm.krb5 import creds as kdc
 from hipercow_slurm.krb5.asn1 import check_message
@@ -26,27 +21,28 @@ from hipercow_slurm.krb5.krbcred import Ticket, tickets
 from hipercow_slurm.krb5.lib import (
     NULL,
     Krb5Error,
-    any_context,
     check,
     context,
     error_of,
     ffi,
     lib,
-    release,
     take_data,
 )
+from hipercow_slurm.krb5.peer import NEW, SENT, Peer
 from hipercow_slurm.values import KrbCred
 
 # A ticket from a large Active Directory carries its groups: 64 KiB of it are legal, and then some room.
 MAX_AP_REQ = 128 * 1024
 MAX_AP_REP = 4 * 1024
-# The frame layer holds peers to the limits of the protocol; this one is only libkrb5's own int.
-MAX_PRIV = 2**31 - 1
 
-# In NAT mode auksd and its clients put this in place of both addresses, and KRB-PRIV compares them.
-DUMMY = b"dummy"
+AP_REQ, AP_REP = 14, 15
 
-AP_REQ, AP_REP, KRB_PRIV = 14, 15, 21
+_NO_KEY = codes.NUMBERS["KRB5KRB_AP_ERR_NOKEY"]
+_MUTUAL = lib.AP_OPTS_MUTUAL_REQUIRED
+
+# Names of peers by what krb5_unparse_name makes of them, which tells any two apart; emptied when full.
+_clients: dict[bytes, str] = {}
+_CLIENTS = 4096
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -85,145 +81,7 @@ def service_ticket(cred: KrbCred, service: str) -> ServiceTicket:
 _get_service_ticket = service_ticket  # Initiator has an argument of that name
 
 
-class _State(enum.Enum):
-    NEW = "not authenticated"
-    SENT = "waiting for the AP-REP"
-    JOINED = "authenticated"
-    FAILED = "finished by an error"
-    CLOSED = "closed"
-
-
-# Looked up at each step of each message; as attributes of the enum they would be looked up twice.
-_NEW, _SENT, _JOINED, _FAILED, _CLOSED = _State
-_NO_KEY = codes.NUMBERS["KRB5KRB_AP_ERR_NOKEY"]
-_MUTUAL = lib.AP_OPTS_MUTUAL_REQUIRED
-_BAD_ADDRESS = codes.NUMBERS["KRB5KRB_AP_ERR_BADADDR"]
-
-# Names of peers by what krb5_unparse_name makes of them, which tells any two apart; emptied when full.
-_clients: dict[bytes, str] = {}
-_CLIENTS = 4096
-_ADDED = 512  # octets of a KRB-PRIV beside its content, at most
-
-
-def _free_auth(auth: Any) -> None:
-    lib.krb5_auth_con_free(any_context(), auth)
-
-
-class _Peer:
-    """What both ends share: an auth context, its addresses, sealing and unsealing."""
-
-    _FLAGS = lib.KRB5_AUTH_CONTEXT_DO_SEQUENCE
-
-    def __init__(self, local: bytes | None, remote: bytes | None) -> None:
-        holder, own, peer = calls.own.scratch.auth, NULL, NULL
-        self._real = local is not None and remote is not None
-        if local is not None and remote is not None:
-            # Before the AP exchange: a ticket that carries addresses is compared with the remote one.
-            own, peer, _keep = calls.addresses(local, remote)
-            self._local, self._remote = local, remote
-        if code := calls.begin(any_context(), self._FLAGS, own, peer, holder):
-            raise error_of(code, "set up authentication", codes.SETUP)
-        self._auth = ffi.gc(holder[0], _free_auth)
-        self._state = _NEW
-        self._proved = False
-
-    def seal(self, data: bytes) -> bytes:
-        """A KRB-PRIV around ``data``: with sequence number and addresses, without timestamp."""
-        self._begin(_JOINED)
-        scratch, length = calls.own.scratch, len(data)
-        out, size = scratch.room(length + _ADDED)
-        code = calls.seal(any_context(), self._auth, data, length, out, size, scratch.made)
-        if code:
-            raise error_of(code, "seal a message", codes.PRIV)
-        made = scratch.made[0]
-        if made > size:
-            raise InternalError(f"a message of {length} bytes became one of {made}")
-        self._state = _JOINED
-        sealed: bytes = ffi.unpack(out, made)
-        return sealed
-
-    def seal_in_pieces(self, length: int, content: Iterable[bytes]) -> tuple[int, Iterator[bytes | bytearray]]:
-        """As ``seal``, for tens of megabytes: the content comes in pieces, and so does the KRB-PRIV.
-
-        Args:
-            length: octets of the content in all.
-
-        Returns:
-            length of the KRB-PRIV, and its pieces: all of them must be sent before anything else is sealed.
-        """
-        from hipercow_slurm.krb5 import bulk  # the cache's only: whoever runs in an srun does not load its ciphers
-
-        self._begin(_JOINED)
-        sealed = bulk.seal(
-            self._auth, length, content, (calls.ADDRTYPE_INET, self._local), (calls.ADDRTYPE_INET, self._remote)
-        )
-        self._state = _JOINED
-        self.seal(b"\0")  # thrown away: it steps the sequence number
-        return sealed
-
-    def unseal(self, data: bytes) -> bytes:
-        """The content of a KRB-PRIV from the peer, which must be its next one in sequence.
-
-        Raises:
-            ProtocolError: ``wire-malformed`` or ``seal-broken``: not a KRB-PRIV, another key, changed, repeated, out
-                of order or from another address.
-        """
-        self._begin(_JOINED)
-        check_message(data, KRB_PRIV, "KRB-PRIV", limit=MAX_PRIV)
-        scratch, length = calls.own.scratch, len(data)
-        out, size = scratch.room(length)  # what is in it is shorter
-        code = calls.unseal(any_context(), self._auth, data, length, out, size, scratch.made)
-        if code == _BAD_ADDRESS and self._try_dummy():
-            # libkrb5 compares addresses before it steps the sequence number, so asking again is safe.
-            code = calls.unseal(any_context(), self._auth, data, length, out, size, scratch.made)
-        if code:
-            raise error_of(code, "unseal a message", codes.PRIV)
-        self._state, self._proved = _JOINED, True
-        content: bytes = ffi.unpack(out, scratch.made[0])
-        return content
-
-    def close(self) -> None:
-        """Free what libkrb5 holds; harmless twice."""
-        self._state = _CLOSED
-        auth, self._auth = self._auth, NULL
-        release(auth)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def _begin(self, wanted: _State) -> None:
-        """Let a step through in its state only; the step sets the next state when it has succeeded."""
-        if self._state is not wanted:
-            raise InternalError(f"an {type(self).__name__} that is {self._state.value} was used out of order")
-        self._state = _FAILED
-
-    def _join(self) -> None:
-        """The AP exchange is done. Ends without addresses write, as KRB-PRIV must carry some, those of NAT mode."""
-        if not self._real:
-            self._use_dummy()
-        self._state = _JOINED
-
-    def _try_dummy(self) -> bool:
-        """Change to NAT mode, if this end may find that out from the peer's message."""
-        return False
-
-    def _use_dummy(self) -> None:
-        self._real = True
-        self._set_addresses(DUMMY, DUMMY)
-
-    def _set_addresses(self, local: bytes, remote: bytes) -> None:
-        own, peer, _keep = calls.addresses(local, remote)
-        code = lib.krb5_auth_con_setaddrs(context(), self._auth, own, peer)
-        check(code, "set up authentication", codes.SETUP)
-        self._local, self._remote = local, remote
-
-
-class Initiator(_Peer):
+class Initiator(Peer):
     """The client's end: ``ap_req()``, send it, ``ap_rep(answer)``, then ``seal`` and ``unseal``.
 
     Args:
@@ -259,14 +117,14 @@ class Initiator(_Peer):
 
     def ap_req(self) -> bytes:
         """The AP-REQ: mutual authentication, with subkey and sequence number, no checksum."""
-        self._begin(_NEW)
+        self._begin(NEW)
         creds, _keep = convert.creds(self._ticket)
         options = lib.AP_OPTS_MUTUAL_REQUIRED | lib.AP_OPTS_USE_SUBKEY
         holder, out = calls.own.scratch.auth, ffi.new("krb5_data *")
         holder[0] = self._auth
         code = lib.krb5_mk_req_extended(context(), holder, options, NULL, creds, out)
         check(code, f"authenticate to {self.service}", codes.INITIATE)
-        self._state = _SENT
+        self._state = SENT
         return take_data(out)
 
     def ap_rep(self, data: bytes) -> None:
@@ -275,7 +133,7 @@ class Initiator(_Peer):
         Raises:
             ProtocolError: ``wire-malformed`` or ``auth-failed``: it is not from who can open our AP-REQ.
         """
-        self._begin(_SENT)
+        self._begin(SENT)
         check_message(data, AP_REP, "AP-REP", limit=MAX_AP_REP)
         source, keep = ffi.new("krb5_data *"), ffi.from_buffer(data)
         source.length, source.data = len(data), keep
@@ -286,7 +144,7 @@ class Initiator(_Peer):
         self._join()
 
 
-class Acceptor(_Peer):
+class Acceptor(Peer):
     """The server's end: ``ap_req(received)`` gives the AP-REP to send, then ``unseal`` and ``seal``.
 
     Args:
@@ -315,7 +173,7 @@ class Acceptor(_Peer):
                 not have), ``wrong-address``, ``ticket-invalid``.
             ConfigError: ``keytab``: it cannot be read.
         """
-        self._begin(_NEW)
+        self._begin(NEW)
         check_message(data, AP_REQ, "AP-REQ", limit=MAX_AP_REQ)
         server = calls.principal(self._service) if self._service is not None else NULL
         keys, scratch, ctx = keytab.loaded(self._keytab), calls.own.scratch, context()
