@@ -31,6 +31,7 @@ def filled(path: Path, count: int, *, key: bytes | None = KEY) -> Link:
 
 
 @given(st.dictionaries(st.sampled_from(["who", "why", "from"]), st.one_of(st.none(), st.integers(), st.text())))
+@example({"who": "\x7f"})
 @example({"who": "half a character \udc80", "why": '\u202e\x1b[31m\x7f\n"', "uid": 2**70})
 def test_a_line_is_ascii_and_the_same_whoever_encodes_it(fields: dict[str, object]) -> None:
     """Would have caught: a peer's own bytes in the log; a line that an older version would have written otherwise."""

@@ -109,7 +109,7 @@ def _encoded(members: dict[str, Any]) -> bytes:
     """
     try:
         text = msgspec.json.encode(members)
-        if text.isascii():
+        if text.isascii() and b"\x7f" not in text:  # DEL is ASCII, and no printable one
             return text
     except (UnicodeEncodeError, OverflowError):  # half a character, a number of more than 64 bits
         pass
