@@ -12,7 +12,7 @@ Contract, in prose (``testing/store_contract.py`` holds both to it):
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
@@ -99,8 +99,14 @@ class Store(Protocol):
     async def put(self, uid: int, cred: KrbCred, rule: PutRule) -> Put:
         """Store ``cred`` if ``rule(old, new)`` says so."""
 
+    async def put_all(self, creds: Mapping[int, KrbCred], rule: PutRule) -> Mapping[int, Put]:
+        """``put`` for each of these, by uid, for less; when it raises, each is stored or not."""
+
     async def get(self, uid: int) -> Sealed | None:
         """The credential of ``uid``, or None."""
+
+    async def get_all(self, uids: Sequence[int]) -> Mapping[int, Sealed]:
+        """``get`` for each of these, by uid, for less; those that are not there are missing. No more than a few."""
 
     async def remove(self, uid: int, rule: RemoveRule) -> Entry | None:
         """Remove the credential of ``uid`` if ``rule(entry)`` says so; returns what was removed."""

@@ -4,6 +4,10 @@ ONE = """
 SELECT uid, principal, starttime, endtime, renew_till, tickets, addressless, key_id, wrapped, sealed, version
 FROM credential WHERE uid = $1
 """
+SEVERAL = """
+SELECT uid, principal, starttime, endtime, renew_till, tickets, addressless, key_id, wrapped, sealed
+FROM credential WHERE uid = ANY($1::bigint[])
+"""
 INSERT = """
 INSERT INTO credential (uid, principal, starttime, endtime, renew_till, tickets, addressless, key_id, wrapped, sealed,
     version, due)

@@ -15,10 +15,10 @@ import asyncio
 import contextlib
 import socket
 import uuid
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, cast
 
 import asyncpg
 
@@ -103,10 +103,24 @@ class PostgresStore:
         done: Put = await self._fenced(work)
         return done
 
+    async def put_all(self, creds: Mapping[int, KrbCred], rule: PutRule) -> Mapping[int, Put]:
+        """See ``Store``."""
+        puts = [self.put(uid, cred, rule) for uid, cred in creds.items()]
+        found = await asyncio.gather(*puts, return_exceptions=True)
+        for one in found:
+            if isinstance(one, BaseException):
+                raise one
+        return dict(zip(creds, cast(list[Put], found), strict=True))
+
     async def get(self, uid: int) -> Sealed | None:
         """See ``Store``."""
         row = await self._link.run(lambda connection: connection.fetchrow(pg_sql.ONE, uid))
         return self._sealed(row) if row else None
+
+    async def get_all(self, uids: Sequence[int]) -> Mapping[int, Sealed]:
+        """See ``Store``."""
+        rows = await self._link.run(lambda connection: connection.fetch(pg_sql.SEVERAL, list(uids)))
+        return {row["uid"]: self._sealed(row) for row in rows}
 
     async def remove(self, uid: int, rule: RemoveRule) -> Entry | None:
         """See ``Store``."""

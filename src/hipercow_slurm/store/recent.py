@@ -53,6 +53,11 @@ class Recent:
         while self._bytes > self._limit_bytes:
             self._bytes -= _size(self._known.popitem(last=False)[1])
 
+    def refresh(self, uid: int, opened: Opened) -> None:
+        """Hold this one if there is one to be replaced."""
+        if uid in self._known:
+            self.put(uid, opened)
+
     def drop(self, uid: int) -> None:
         """Hold nothing for ``uid``."""
         known = self._known.pop(uid, None)

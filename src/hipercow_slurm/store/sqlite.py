@@ -13,7 +13,7 @@ import contextlib
 import fcntl
 import os
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -49,7 +49,11 @@ _RETIRED = "CREATE TABLE IF NOT EXISTS retired_key (key_id TEXT PRIMARY KEY) STR
 _USE_KEY = "INSERT OR IGNORE INTO store_key VALUES (?)"
 # Columns always in the table's order: the first seven are the Entry, the other three the Box.
 _BY_UID = "SELECT * FROM credential WHERE uid = ?"
+_BY_UIDS = "SELECT * FROM credential WHERE uid IN ({})"
 _EVERY = "SELECT * FROM credential ORDER BY uid"
+_ENTRY_BY_UID = (
+    "SELECT uid, principal, starttime, endtime, renew_till, tickets, addressless FROM credential WHERE uid = ?"
+)
 _EVERY_ENTRY = (
     "SELECT uid, principal, starttime, endtime, renew_till, tickets, addressless FROM credential ORDER BY uid"
 )
@@ -86,24 +90,32 @@ class SqliteStore:
 
     async def put(self, uid: int, cred: KrbCred, rule: PutRule) -> Put:
         """See ``Store``."""
-        new = Entry.of(uid, cred)
+        return (await self._put({uid: cred}, rule, self._recent.put))[uid]
 
-        def work(db: sqlite3.Connection) -> Put:
-            old = _one_entry(db, uid)
-            if not rule(old, new):
-                return Put(stored=False, entry=old)
-            box = self._keys.seal(new, cred.der)
-            db.execute(_REPLACE, (*columns(new), box.key_id, box.wrapped, box.sealed))
-            return Put(stored=True, entry=new)
+    async def put_all(self, creds: Mapping[int, KrbCred], rule: PutRule) -> Mapping[int, Put]:
+        """See ``Store``; all of them or none are stored. What is remembered is replaced; nobody has asked for more."""
+        return await self._put(creds, rule, self._recent.refresh)
 
-        def settled(done: Put | None) -> None:
-            if done is None:
-                self._recent.drop(uid)
-            elif done.stored:
-                self._recent.put(uid, Opened(new, cred))
+    async def _put(
+        self, creds: Mapping[int, KrbCred], rule: PutRule, remember: Callable[[int, Opened], None]
+    ) -> Mapping[int, Put]:
+        new = [Entry.of(uid, cred) for uid, cred in creds.items()]
 
-        done: Put = await self._writer.submit(work, settled)
-        return done
+        def work(db: sqlite3.Connection) -> dict[int, Put]:
+            done = {one.uid: _decided(rule, _one_entry(db, one.uid), one) for one in new}
+            stored = [one for one in new if done[one.uid].stored]
+            db.executemany(_REPLACE, [self._row(one, creds[one.uid]) for one in stored])
+            return done
+
+        def settled(done: dict[int, Put] | None) -> None:
+            for one in new:
+                if done is None:
+                    self._recent.drop(one.uid)
+                elif done[one.uid].stored:
+                    remember(one.uid, Opened(one, creds[one.uid]))
+
+        found: dict[int, Put] = await self._writer.submit(work, settled)
+        return found
 
     async def get(self, uid: int) -> Sealed | None:
         """See ``Store``."""
@@ -124,6 +136,11 @@ class SqliteStore:
             return sealed
         self._recent.put(uid, opened)
         return opened
+
+    async def get_all(self, uids: Sequence[int]) -> Mapping[int, Sealed]:
+        """See ``Store``; what is remembered is not looked at and does not change: nobody has asked for these."""
+        places = ", ".join("?" * len(uids))
+        return {row[0]: self._sealed(row) for row in self._select(_BY_UIDS.format(places), *uids)}
 
     async def remove(self, uid: int, rule: RemoveRule) -> Entry | None:
         """See ``Store``."""
@@ -211,6 +228,10 @@ class SqliteStore:
             return self._read.execute(statement, values).fetchall()
         except sqlite3.Error as error:
             raise unavailable(error) from error
+
+    def _row(self, entry: Entry, cred: KrbCred) -> tuple[Any, ...]:
+        box = self._keys.seal(entry, cred.der)
+        return (*columns(entry), box.key_id, box.wrapped, box.sealed)
 
     def _sealed(self, row: Any) -> SealedRow:
         return SealedRow(entry_of(row), Box(*row[7:]), self._keys)
@@ -310,5 +331,9 @@ def _sync_directory(path: Path) -> None:
 
 
 def _one_entry(db: sqlite3.Connection, uid: int) -> Entry | None:
-    row = db.execute(_BY_UID, (uid,)).fetchone()
+    row = db.execute(_ENTRY_BY_UID, (uid,)).fetchone()
     return entry_of(row) if row else None
+
+
+def _decided(rule: PutRule, old: Entry | None, new: Entry) -> Put:
+    return Put(stored=True, entry=new) if rule(old, new) else Put(stored=False, entry=old)

@@ -98,6 +98,43 @@ class StoreContract:
         assert [type(result) for result in results[::2]] == [AccessError, AccessError]
         assert [entry.uid for entry in await store.entries()] == [1, 3]
 
+    async def test_several_are_put_and_got_at_once(self, store: Store) -> None:
+        """Each under the rule, as if it had been put by itself."""
+        await store.put(1, cred(endtime=2_500, data=b"better"), always)
+        await store.put(4, cred(data=b"not asked for"), always)
+        seen: dict[int, Entry | None] = {}
+
+        def newer(old: Entry | None, new: Entry) -> bool:
+            seen[new.uid] = old
+            return old is None or new.times.endtime > old.times.endtime
+
+        new = {1: cred(data=b"worse"), 2: cred("bob@EX.ORG", data=b"two"), 0xFFFFFFFE: cred(data=b"three")}
+        done = await store.put_all(new, newer)
+        assert {uid: (one.stored, one.entry) for uid, one in done.items()} == {
+            1: (False, Entry.of(1, cred(endtime=2_500))),
+            2: (True, Entry.of(2, new[2])),
+            0xFFFFFFFE: (True, Entry.of(0xFFFFFFFE, new[0xFFFFFFFE])),
+        }
+        assert seen == {1: Entry.of(1, cred(endtime=2_500)), 2: None, 0xFFFFFFFE: None}
+        found = await store.get_all([0xFFFFFFFE, 2, 1, 99])
+        assert {uid: one.open().der for uid, one in found.items()} == {1: b"better", 2: b"two", 0xFFFFFFFE: b"three"}
+        assert {uid: one.entry.principal for uid, one in found.items()}[2] == "bob@EX.ORG"
+        assert (await store.put_all({}, always), await store.get_all([])) == ({}, {})
+
+    async def test_a_rule_that_raises_among_several_hurts_nobody_else(self, store: Store) -> None:
+        def refuse(_old: Entry | None, new: Entry) -> bool:
+            if new.uid == 2:
+                raise AccessError("no", code="principal-mismatch")
+            return True
+
+        both = {1: cred(), 2: cred()}
+        results = await asyncio.gather(
+            store.put_all(both, refuse), store.put(3, cred(), always), return_exceptions=True
+        )
+        assert type(results[0]) is AccessError
+        stored = {entry.uid for entry in await store.entries()}
+        assert 3 in stored and 2 not in stored, stored
+
     async def test_rule_and_change_are_one_step(self, store: Store) -> None:
         """A hundred writers of one uid, each only if newer: the newest wins, whatever the order."""
         ends = [2_000 + (number * 37) % 100 for number in range(100)]
