@@ -14,6 +14,7 @@ from hipercow_slurm import daemon, log, metrics
 from hipercow_slurm.audit import AuditLog
 from hipercow_slurm.auksd import acl, config, from_auks, importing, rules, running
 from hipercow_slurm.auksd.accounts import Accounts
+from hipercow_slurm.auksd.asking import renew_at_kdc
 from hipercow_slurm.auksd.config import Config
 from hipercow_slurm.auksd.connection import Answering
 from hipercow_slurm.auksd.from_auks import FromAuks
@@ -21,7 +22,6 @@ from hipercow_slurm.auksd.fronts import Fronts
 from hipercow_slurm.auksd.keykeeper import KeyKeeper
 from hipercow_slurm.auksd.ledger import Ledger
 from hipercow_slurm.auksd.metrics import AuksdMetrics
-from hipercow_slurm.auksd.renewer import renew_at_kdc
 from hipercow_slurm.auksd.retention import Retention
 from hipercow_slurm.auksd.running import Running
 from hipercow_slurm.auksd.server import Server, allow_files
@@ -151,7 +151,7 @@ async def _run(
     service = Service(store, allowed, accounts, renewer, bulk, krbcred.parse, jobs, ledger, touch=retention.touch)
     server = _server(section, service, bulk)
     if isinstance(server, Fronts):
-        renewer.elsewhere = partial(server.renew, asked_kdc=vitals.asked_kdc)
+        renewer.asking.elsewhere = partial(server.renew, asked_kdc=vitals.asked_kdc)
     parts = Running(
         path, state, found, store, service, server, renewer, retention, jobs, vitals, audit, bulk, _check_keytab
     )

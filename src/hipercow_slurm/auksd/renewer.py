@@ -1,8 +1,8 @@
 """Keeps every stored ticket alive: renews at half its life, retries until it has really expired, then drops it.
 
-    agenda --due--> queue --> at most ``threads`` renewals at once, at most ``rate_per_s`` begun per second
-       ^                                   |
-       +------- next plan <-- store <------+
+    agenda --due--> pacing --> asking: at most ``threads`` at once, at most ``rate_per_s`` begun per second
+       ^                          |
+       +-- next plan <-- store <--+ answers: what came in some hundredths of a second is stored in one go
 
 Rule 1: a uid is in ``_busy`` from the moment it is queued until its renewal is done, and is planned again only then,
 from what the store holds: no credential is renewed twice at once, and a fresher one that came meanwhile wins.
@@ -15,21 +15,22 @@ import asyncio
 import contextlib
 import random
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Mapping, Sequence
 
 from hipercow_slurm import log
 from hipercow_slurm.auksd.agenda import Act, Agenda, Plan, Timing, plan, plan_retry
+from hipercow_slurm.auksd.asking import Asking, Renew
 from hipercow_slurm.auksd.deciding import replaces
-from hipercow_slurm.auksd.workers import Workers
+from hipercow_slurm.auksd.pacing import Pacing
 from hipercow_slurm.errors import Error, UnavailableError
-from hipercow_slurm.krb5 import krbcred, renewal
-from hipercow_slurm.store.base import Entry, Store
+from hipercow_slurm.store.base import Entry, Put, Sealed, Store
 from hipercow_slurm.values import KrbCred
 
 LONGEST_SLEEP_S = 15.0  # so that a step of the system clock is noticed
 SOONEST_AGAIN_S = 1.0  # whatever a KDC answers, no credential is renewed more often than this
+UNKEPT = 256  # answers that wait for the store; no more is asked then
 
-Renew = Callable[[KrbCred], KrbCred]
+Following = Mapping[int, Plan | None]  # by uid: what to do with it next, None if there is nothing
 
 
 class Renewer:
@@ -43,7 +44,7 @@ class Renewer:
         observe: told of each ``renewed``, ``failed`` (to be tried again) and ``dropped``.
 
     Attributes:
-        elsewhere: as ``renew``, in another process; None from it: there is none, take a thread.
+        asking: what asks the KDC.
     """
 
     def __init__(
@@ -57,22 +58,19 @@ class Renewer:
         now: Callable[[], float] = time.time,
         observe: Callable[[str], None] = lambda result: None,
     ) -> None:
-        self.elsewhere: Callable[[KrbCred], Awaitable[KrbCred] | None] = lambda cred: None
+        self.asking = Asking(renew, threads)
         self._observe = observe
         self._due_since: dict[int, float] = {}  # those whose renewal is due and has not succeeded yet
         self._store = store
-        self._renew_at_kdc = renew
-        self._workers = Workers(threads, "renew")
         self._threads = threads
-        self._rate_per_s = rate_per_s
+        self._pacing = Pacing(threads, rate_per_s)
         self._timing = timing or Timing()
         self._now = now
         self._agenda = Agenda()
-        self._queue: asyncio.Queue[int] = asyncio.Queue()
         self._busy: set[int] = set()
+        self._room = asyncio.Event()
         self._failures: dict[int, int] = {}
         self._changed = asyncio.Event()
-        self._next_slot = 0.0
         self._log = log.get()
 
     def schedule(self, entry: Entry) -> None:
@@ -102,11 +100,14 @@ class Renewer:
         async with asyncio.TaskGroup() as group:
             for _ in range(self._threads):
                 group.create_task(self._consume())
+            group.create_task(self._keep())
             group.create_task(self._watch())
 
     def stop(self) -> None:
         """Let the threads end; waits for none that hangs in a KDC."""
-        self._workers.stop()
+        self.asking.stop()
+
+    # What is due
 
     async def _watch(self) -> None:
         """Move what is due: renewals into the queue, expired credentials out of the store."""
@@ -118,9 +119,7 @@ class Renewer:
                 if act is Act.DROP:
                     dropped.append(self._drop(uid))
                 else:
-                    self._busy.add(uid)
-                    self._due_since.setdefault(uid, self._now())
-                    self._queue.put_nowait(uid)
+                    self._enqueue(uid)
             await asyncio.gather(*dropped)  # together: the store makes one transaction of them
             self._changed.clear()
             at = self._agenda.next_at()
@@ -130,84 +129,10 @@ class Renewer:
                 async with asyncio.timeout(wait):
                     await self._changed.wait()
 
-    async def _consume(self) -> None:
-        while True:
-            uid = await self._queue.get()
-            await self._slot()
-            try:
-                following = await self._renew(uid)
-            except Error as error:  # the store's: it may be well again soon
-                self._log.error("renew.store_failed", uid=uid, code=error.code, why=error.message)
-                following = self._later()
-            except Exception:
-                self._log.exception("renew.bug", uid=uid)
-                following = self._later()
-            await self._done(uid, following)
-
-    async def _done(self, uid: int, following: Plan | None) -> None:
-        """The turn of ``uid`` is over."""
-        self._busy.discard(uid)
-        if following is not None:
-            self._plan(uid, following)
-
-    async def _slot(self) -> None:
-        """Wait for this renewal's turn under the rate cap."""
-        loop = asyncio.get_running_loop()
-        at = max(self._next_slot, loop.time())
-        self._next_slot = at + 1 / self._rate_per_s
-        if (wait := at - loop.time()) > 0:
-            await asyncio.sleep(wait)
-
-    async def _renew(self, uid: int) -> Plan | None:
-        """Renew what is stored for ``uid``; what to do with it next, None if there is nothing."""
-        sealed = await self._store.get(uid)
-        if sealed is None:
-            self._settled(uid)
-            return None
-        entry = sealed.entry
-        if entry.times.endtime <= self._now():  # no KDC renews it any more
-            return Plan(Act.DROP, entry.times.endtime)
-        if plan(entry.times, self._timing, -1.0).at > self._now():  # a fresh one came
-            return plan(entry.times, self._timing, self._spread())
-        try:
-            new = await self._ask(sealed.open())
-            if new.times.endtime <= entry.times.endtime:
-                raise UnavailableError("the renewed ticket ends no later than the old one", code="renew-no-gain")
-        except Error as error:
-            return self._failed(entry, error)
-        done = await self._store.put(uid, new, self._over)
-        self._settled(uid)
-        self._observe("renewed")
-        told = {"uid": uid, "principal": entry.principal, "endtime": new.times.endtime}
-        log.info("renew.done", told | {"renew_till": new.times.renew_till, "stored": done.stored})
-        if done.entry is None:
-            return None
-        following = plan(done.entry.times, self._timing, self._spread())
-        return Plan(following.act, max(following.at, self._now() + SOONEST_AGAIN_S))
-
-    async def _ask(self, cred: KrbCred) -> KrbCred:
-        asking = self.elsewhere(cred)
-        return await (self._workers.run(self._renew_at_kdc, cred) if asking is None else asking)
-
-    def _over(self, old: Entry | None, new: Entry) -> bool:
-        return old is not None and old.principal == new.principal and replaces(old, new, self._now())
-
-    def _failed(self, entry: Entry, error: Error) -> Plan:
-        failures = self._failures[entry.uid] = self._failures.get(entry.uid, 0) + 1
-        following = plan_retry(entry.times, self._timing, self._spread(), failures=failures, now=self._now())
-        self._observe("failed")
-        self._log.warning(
-            "renew.failed",
-            uid=entry.uid,
-            principal=entry.principal,
-            endtime=entry.times.endtime,
-            failures=failures,
-            next=following.act.value,
-            next_in_s=round(following.at - self._now(), 1),
-            code=error.code,
-            why=error.message,
-        )
-        return following
+    def _enqueue(self, uid: int) -> None:
+        self._busy.add(uid)
+        self._due_since.setdefault(uid, self._now())
+        self._pacing.put(uid)
 
     async def _drop(self, uid: int) -> None:
         """Remove what has expired; if something fresher is there by now, plan for that."""
@@ -226,6 +151,128 @@ class Renewer:
         elif sealed is not None:
             self._plan(uid, plan(sealed.entry.times, self._timing, self._spread()))
 
+    # Asking for it
+
+    async def _consume(self) -> None:
+        while True:
+            while len(self.asking) >= UNKEPT:
+                self._room.clear()
+                await self._room.wait()
+            due = await self._begun(await self._pacing.turn())
+            await self.asking.ask(due, lambda rest: self._pacing.put_back([one.entry.uid for one in rest]))
+
+    async def _begun(self, uids: Sequence[int]) -> list[Sealed]:
+        """What is stored for these, if it is to be renewed; for the others it is over."""
+        due: list[Sealed] = []
+        following: dict[int, Plan | None] = {}
+        try:
+            stored = await self._store.get_all(uids)
+        except Error as error:  # it may be well again soon
+            following = {uid: self._store_failed(uid, error) for uid in uids}
+        else:
+            for uid in uids:
+                sealed = stored.get(uid)
+                if sealed is not None and self._is_due(sealed.entry):
+                    due.append(sealed)
+                else:
+                    following[uid] = self._not_due(uid, None if sealed is None else sealed.entry)
+        await self._done(following)
+        return due
+
+    def _is_due(self, entry: Entry) -> bool:
+        """False if it has expired, or a fresh one came; the earliest moment counts, with as much jitter as there is."""
+        now = self._now()
+        return entry.times.endtime > now and plan(entry.times, self._timing, -1.0).at <= now
+
+    def _not_due(self, uid: int, entry: Entry | None) -> Plan | None:
+        if entry is None:
+            self._settled(uid)
+            return None
+        if entry.times.endtime <= self._now():  # no KDC renews it any more
+            return Plan(Act.DROP, entry.times.endtime)
+        return plan(entry.times, self._timing, self._spread())
+
+    # What came of it
+
+    async def _keep(self) -> None:
+        """Store what was renewed, and plan for it and for what was not."""
+        while True:
+            renewed: dict[int, KrbCred] = {}
+            following: dict[int, Plan | None] = {}
+            for sealed, answer in await self.asking.answers():
+                entry = sealed.entry
+                if isinstance(answer, KrbCred) and answer.times.endtime > entry.times.endtime:
+                    renewed[entry.uid] = answer
+                else:
+                    following[entry.uid] = self._not_renewed(entry, answer)
+            self._room.set()
+            if renewed:
+                following |= await self._stored(renewed)
+            await self._done(following)
+
+    async def _stored(self, renewed: Mapping[int, KrbCred]) -> dict[int, Plan | None]:
+        try:
+            done = await self._store.put_all(renewed, self._over)
+        except Error as error:  # it may be well again soon
+            return {uid: self._store_failed(uid, error) for uid in renewed}
+        except Exception as error:
+            return {uid: self._bug(uid, error) for uid in renewed}
+        log.hold()
+        try:
+            return {uid: self._renewed(uid, new, done[uid]) for uid, new in renewed.items()}
+        finally:
+            log.release()
+
+    def _renewed(self, uid: int, new: KrbCred, done: Put) -> Plan | None:
+        self._settled(uid)
+        self._observe("renewed")
+        told = {"uid": uid, "principal": new.client, "endtime": new.times.endtime}
+        log.info("renew.done", told | {"renew_till": new.times.renew_till, "stored": done.stored})
+        if done.entry is None:
+            return None
+        following = plan(done.entry.times, self._timing, self._spread())
+        return Plan(following.act, max(following.at, self._now() + SOONEST_AGAIN_S))
+
+    def _over(self, old: Entry | None, new: Entry) -> bool:
+        return old is not None and old.principal == new.principal and replaces(old, new, self._now())
+
+    def _not_renewed(self, entry: Entry, answer: KrbCred | Exception) -> Plan:
+        if isinstance(answer, KrbCred):
+            answer = UnavailableError("the renewed ticket ends no later than the old one", code="renew-no-gain")
+        return self._failed(entry, answer) if isinstance(answer, Error) else self._bug(entry.uid, answer)
+
+    def _failed(self, entry: Entry, error: Error) -> Plan:
+        failures = self._failures[entry.uid] = self._failures.get(entry.uid, 0) + 1
+        following = plan_retry(entry.times, self._timing, self._spread(), failures=failures, now=self._now())
+        self._observe("failed")
+        self._log.warning(
+            "renew.failed",
+            uid=entry.uid,
+            principal=entry.principal,
+            endtime=entry.times.endtime,
+            failures=failures,
+            next=following.act.value,
+            next_in_s=round(following.at - self._now(), 1),
+            code=error.code,
+            why=error.message,
+        )
+        return following
+
+    def _store_failed(self, uid: int, error: Error) -> Plan:
+        self._log.error("renew.store_failed", uid=uid, code=error.code, why=error.message)
+        return self._later()
+
+    def _bug(self, uid: int, error: BaseException | None = None) -> Plan:
+        self._log.error("renew.bug", uid=uid, exc_info=error or True)
+        return self._later()
+
+    async def _done(self, following: Following) -> None:
+        """The turn of these is over."""
+        for uid, planned in following.items():
+            self._busy.discard(uid)
+            if planned is not None:
+                self._plan(uid, planned)
+
     def _settled(self, uid: int) -> None:
         """Nothing is overdue for ``uid`` any more."""
         self._failures.pop(uid, None)
@@ -240,15 +287,3 @@ class Renewer:
 
     def _spread(self) -> float:
         return random.uniform(-1.0, 1.0)  # noqa: S311  # no secret in it
-
-
-def renew_at_kdc(cred: KrbCred) -> KrbCred:
-    """Renew a credential at the KDC; blocks, raises what ``krb5.renewal.renew`` raises.
-
-    A cross-realm ticket that would keep the whole from lasting longer is left out: a record ends with its first
-    ticket to end.
-    """
-    new = renewal.renew(cred)
-    if new.tickets > 1 and new.times.endtime <= cred.times.endtime:
-        return krbcred.build(krbcred.tickets(new)[:1])
-    return new

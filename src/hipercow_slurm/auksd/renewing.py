@@ -11,7 +11,7 @@ import time
 import msgspec
 
 from hipercow_slurm import errors, log
-from hipercow_slurm.auksd.renewer import renew_at_kdc
+from hipercow_slurm.auksd.asking import renew_at_kdc
 from hipercow_slurm.errors import Error, InternalError
 from hipercow_slurm.values import KrbCred, TicketTimes
 

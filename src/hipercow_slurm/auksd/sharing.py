@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from hipercow_slurm.auksd.agenda import Act, Plan, plan
-from hipercow_slurm.auksd.renewer import SOONEST_AGAIN_S, Renew, Renewer
+from hipercow_slurm.auksd.asking import Renew
+from hipercow_slurm.auksd.renewer import SOONEST_AGAIN_S, Following, Renewer
 from hipercow_slurm.errors import Error
-from hipercow_slurm.store.base import Entry, Store
+from hipercow_slurm.store.base import Entry, Sealed, Store
 
 if TYPE_CHECKING:
     from hipercow_slurm.store.postgres import Claim, PostgresStore
@@ -31,6 +33,7 @@ class SharedRenewer(Renewer):
     def __init__(self, store: PostgresStore, renew: Renew, **options: Any) -> None:
         super().__init__(store, renew, **options)
         self._shared = store
+        self._pacing.together = 1  # a claim is looked at right before it is used
         self._claims: dict[int, Claim] = {}
         self._held_until: dict[int, float] = {}  # by the event loop's clock
         self._next_due: float | None = None
@@ -88,29 +91,32 @@ class SharedRenewer(Renewer):
             if claim.uid in self._busy:  # ours had run out while we were at it: now it is ours again
                 continue
             self._failures[claim.uid] = claim.failures
-            self._busy.add(claim.uid)
-            self._due_since.setdefault(claim.uid, now)
-            self._queue.put_nowait(claim.uid)
+            self._enqueue(claim.uid)
         return room - len(claims)
 
-    async def _renew(self, uid: int) -> Plan | None:
-        if asyncio.get_running_loop().time() >= self._held_until[uid]:
+    async def _begun(self, uids: Sequence[int]) -> list[Sealed]:
+        now = asyncio.get_running_loop().time()
+        lost = [uid for uid in uids if now >= self._held_until[uid]]
+        for uid in lost:
             self._log.warning("renew.claim_lost", uid=uid)
-            return None
-        return await super()._renew(uid)
+        await self._done(dict.fromkeys(lost))
+        return await super()._begun([uid for uid in uids if uid not in lost])
 
-    async def _done(self, uid: int, following: Plan | None) -> None:
-        """Give the claim back with what was planned."""
+    async def _done(self, following: Following) -> None:
+        """Give the claims back with what was planned."""
+        await asyncio.gather(*(self._give_back(uid, planned) for uid, planned in following.items()))
+        self._changed.set()
+
+    async def _give_back(self, uid: int, planned: Plan | None) -> None:
         claim = self._claims.pop(uid)
         self._held_until.pop(uid, None)
-        due = self._now() if following is None else following.at
+        due = self._now() if planned is None else planned.at
         try:
             await self._shared.settle(claim, due, self._failures.pop(uid, 0))
         except Error as error:  # then it runs out
             self._log.error("renew.store_failed", uid=uid, code=error.code, why=error.message)
         self._due_since.pop(uid, None)
         self._busy.discard(uid)
-        self._changed.set()
 
     def _plan(self, uid: int, following: Plan) -> None:
         """The database has the plan."""
