@@ -226,8 +226,8 @@ def test_no_front_outlives_a_killed_owner(site, tgt):
         assert isinstance(talk.ask(m.Ping()), m.PingReply)
 
 
-async def test_renewals_are_shared_out_and_those_of_a_dead_front_are_done_again(realm, folder, tgt):
-    """Would have caught: a renewal that waits for ever for a process that is gone."""
+async def test_renewals_go_on_whatever_becomes_of_a_front(realm, folder, tgt):
+    """The owner of the store asks the KDC itself."""
     renew = "at = 0.15\njitter = 0.03\nmargin_s = 1.0\nretry_max_s = 1.0"
     with Auksd(folder / "renewals", folder, extra=TWO, renew=renew) as auksd:
         old = {}
@@ -237,13 +237,8 @@ async def test_renewals_are_shared_out_and_those_of_a_dead_front_are_done_again(
             old[user] = cred.times.endtime
         realm.pause()
         try:
-            await asyncio.sleep(9)  # all are due after 7.2 s: each front waits for the KDC with one of them at least
+            await asyncio.sleep(9)  # all are due after 7.2 s, and wait for the KDC
             os.kill(auksd.fronts()[0], signal.SIGKILL)
-            await asyncio.to_thread(
-                eventually, "told", lambda: auksd.lines("renew.failed", code="front-died"), within_s=20, every_s=0.05
-            )
-            dead = len(auksd.lines("renew.failed", code="front-died"))
-            assert dead < len(USERS), "the other front has a share too"
         finally:
             realm.resume()
         for user in USERS:

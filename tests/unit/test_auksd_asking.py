@@ -131,22 +131,6 @@ async def test_one_that_fails_is_an_answer_and_the_others_go_on():
     asked.stop()
 
 
-async def test_another_process_is_asked_as_long_as_there_is_one():
-    async def other(cred):
-        if cred.client == "a@R":
-            raise UnavailableError("it died", code="front-died")
-        return cred
-
-    kdc = Kdc()
-    asked = Asking(kdc, 1)
-    asked.elsewhere = lambda cred: None if cred.client == "c@R" else other(cred)
-    await asked.ask([sealed(name) for name in ("a@R", "b@R", "c@R", "d@R")], pytest.fail)
-    answers = dict(await taken(asked, 4))
-    assert answers["a@R"].code == "front-died"
-    assert kdc.calls == ["c@R", "d@R"], "and then a thread"
-    asked.stop()
-
-
 async def test_a_kdc_that_hangs_for_some_does_not_keep_the_others(store, monkeypatch):
     """Three of four threads hang, each with others behind it; all others are renewed and stored meanwhile."""
     monkeypatch.setattr(asking, "SLOW_S", 0.1)

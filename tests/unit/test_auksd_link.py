@@ -1,4 +1,4 @@
-"""Frames between the processes of one daemon: whole, in order, however the kernel cuts them; and a renewal in them."""
+"""Frames between the processes of one daemon: whole, in order, however the kernel cuts them."""
 
 from __future__ import annotations
 
@@ -6,10 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hipercow_slurm.auksd import renewing
 from hipercow_slurm.auksd.link import MAX_PAYLOAD, Kind, Link
-from hipercow_slurm.errors import CredentialError, InternalError
-from hipercow_slurm.values import KrbCred, TicketTimes
+from hipercow_slurm.errors import InternalError
 
 FRAMES = st.lists(st.tuples(st.sampled_from(Kind), st.integers(0, 2**32 - 1), st.binary(max_size=40)), max_size=8)
 
@@ -49,26 +47,3 @@ def test_a_frame_that_is_no_frame_is_refused_by_its_length() -> None:
     """Would have caught: memory for whatever four bytes say."""
     with pytest.raises(InternalError):
         Link(lambda *_: None, lambda: None).data_received((MAX_PAYLOAD + 1).to_bytes(4, "big") + bytes(5))
-
-
-def test_a_renewal_and_its_failure_come_back_as_what_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Would have caught: a failure that reaches the renewer without its code, so that nobody knows the KDC is down."""
-    old = KrbCred(b"old", "u@R", TicketTimes(1, 2, 3), tickets=2, addressless=False)
-    monkeypatch.setattr(
-        renewing, "renew_at_kdc", lambda cred: KrbCred(cred.der + b"er", cred.client, cred.times, 2, False)
-    )
-    _, new = renewing.result(renewing.renewed(renewing.request(old)))
-    assert isinstance(new, KrbCred)
-    assert (new.der, new.client, new.times, new.tickets, new.addressless) == (b"older", "u@R", old.times, 2, False)
-
-    def refuse(_: KrbCred) -> KrbCred:
-        raise CredentialError("its renewable time has passed", code="renew-exhausted", hint="log in again")
-
-    monkeypatch.setattr(renewing, "renew_at_kdc", refuse)
-    _, error = renewing.result(renewing.renewed(renewing.request(old)))
-    assert isinstance(error, CredentialError)
-    assert (error.code, error.message, error.hint) == (
-        "renew-exhausted",
-        "its renewable time has passed",
-        "log in again",
-    )

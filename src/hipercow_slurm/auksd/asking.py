@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from hipercow_slurm.auksd.workers import Workers
@@ -33,13 +33,9 @@ class Asking:
     Args:
         renew: asks the KDC; blocks, perhaps long.
         threads: how many such calls at once.
-
-    Attributes:
-        elsewhere: as ``renew``, in another process, if there are others; None from it: take a thread.
     """
 
     def __init__(self, renew: Renew, threads: int) -> None:
-        self.elsewhere: Callable[[KrbCred], Awaitable[KrbCred] | None] | None = None
         self._renew = renew
         self._workers = Workers(threads, "renew")
         self._answers: deque[tuple[Sealed, Outcome]] = deque()
@@ -60,10 +56,7 @@ class Asking:
         timer = loop.call_later(SLOW_S, lambda: give_back(_taken_out(rest)))
         self._asking += 1
         try:
-            if self.elsewhere is not None:
-                await self._elsewhere(rest, loop)
-            if rest:
-                await self._workers.run(self._in_turn, rest, loop)
+            await self._workers.run(self._in_turn, rest, loop)
         finally:
             self._asking -= 1
             timer.cancel()
@@ -91,20 +84,6 @@ class Asking:
                 except Exception as error:  # whoever takes the answer decides
                     outcome = error
                 self._answer(one, outcome, loop)
-
-    async def _elsewhere(self, rest: deque[Sealed], loop: asyncio.AbstractEventLoop) -> None:
-        """As ``_in_turn`` in another process, as long as there is one."""
-        while rest and self.elsewhere is not None:
-            one = rest.popleft()
-            try:
-                asking = self.elsewhere(one.open())
-                if asking is None:
-                    rest.appendleft(one)
-                    return
-                outcome: Outcome = await asking
-            except Exception as error:  # whoever takes the answer decides
-                outcome = error
-            self._answer(one, outcome, loop)
 
     def _answer(self, one: Sealed, outcome: Outcome, loop: asyncio.AbstractEventLoop) -> None:
         """From any thread."""

@@ -18,7 +18,6 @@ from collections.abc import Iterator
 import msgspec
 
 from hipercow_slurm import daemon, log
-from hipercow_slurm.auksd import renewing
 from hipercow_slurm.auksd.config import Auksd
 from hipercow_slurm.auksd.connection import Connection
 from hipercow_slurm.auksd.link import Kind, Link
@@ -30,7 +29,6 @@ from hipercow_slurm.wire.messages import Request
 from hipercow_slurm.wire.session import Malformed
 
 BULK_THREADS = 2  # dumps
-RENEW_THREADS = 16
 COUNTS = struct.Struct(">II")
 LENGTH = struct.Struct(">Q")
 _OWNER_GONE = 70
@@ -73,8 +71,6 @@ class Front:
         self._number = 0
         self._open: dict[int, FrontConnection] = {}
         self._pieces: dict[int, asyncio.Future[bytes]] = {}
-        self._renewing: set[asyncio.Task[None]] = set()
-        self._workers: Workers | None = None  # for renewals, from the first one on
 
     async def server(self) -> Server:
         """The server, once the owner has said how it shall be."""
@@ -114,10 +110,6 @@ class Front:
         self.owner.send(Kind.MORE, number)
         return await future
 
-    async def _renew(self, number: int, payload: bytes) -> None:
-        self._workers = self._workers or Workers(RENEW_THREADS, "renew")
-        self.owner.send(Kind.RENEWED, number, await self._workers.run(renewing.renewed, payload))
-
     def _received(self, kind: int, number: int, payload: bytes) -> None:
         connection = self._open.get(number)
         if kind == Kind.ANSWER:
@@ -139,10 +131,6 @@ class Front:
                 self._settings.set_result(settings)
             else:
                 self._server.config = settings
-        elif kind == Kind.RENEW:
-            task = self.loop.create_task(self._renew(number, payload))
-            self._renewing.add(task)
-            task.add_done_callback(self._renewing.discard)
         elif kind == Kind.COUNT:
             server = self._server
             self.owner.send(

@@ -20,22 +20,19 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Awaitable, Callable
 
 import msgspec
 
 from hipercow_slurm import log
-from hipercow_slurm.auksd import renewing
 from hipercow_slurm.auksd.config import Auksd
 from hipercow_slurm.auksd.conversations import Conversations
-from hipercow_slurm.auksd.front import COUNTS, RENEW_THREADS
+from hipercow_slurm.auksd.front import COUNTS
 from hipercow_slurm.auksd.link import Kind, Link
 from hipercow_slurm.auksd.server import BACKLOG, bound
 from hipercow_slurm.auksd.service import Service
 from hipercow_slurm.auksd.workers import Workers
-from hipercow_slurm.errors import ConfigError, Error, UnavailableError
+from hipercow_slurm.errors import ConfigError, UnavailableError
 from hipercow_slurm.metrics import Check
-from hipercow_slurm.values import KrbCred
 
 READY_S = 60.0
 COUNT_S = 1.0
@@ -44,8 +41,6 @@ SILENT_BEATS = 6  # so many of them unanswered, and it is ended
 AGAIN_S = 1.0  # between two starts of a front
 BIND_S = 5.0  # the fronts of a daemon that was killed hold the port for a moment
 END_S = 5.0  # beyond the time that draining may take
-
-AskedKdc = Callable[[float, Error | None], None]
 
 
 class Fronts:
@@ -123,17 +118,6 @@ class Fronts:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    def renew(self, cred: KrbCred, asked_kdc: AskedKdc) -> Awaitable[KrbCred] | None:
-        """Have the front that is least busy with it renew a credential at the KDC; None if none can.
-
-        Args:
-            asked_kdc: told how long it took, and the error if it is one.
-        """
-        able = [one for one in self._all if one.ready.is_set() and len(one.renewing) < RENEW_THREADS]
-        if not able or self.draining:
-            return None
-        return min(able, key=lambda one: len(one.renewing)).renew(cred, asked_kdc)
-
     async def count(self) -> None:
         """Have each front count its connections, for ``len`` and ``proven``; one that is silent is not waited for."""
         for one in self._all:
@@ -164,14 +148,11 @@ class Front:
         ready: it serves.
         connections, proven: as it counted last.
         counted: since it was asked to.
-        renewing: renewals it is at, by number.
     """
 
     def __init__(self, fronts: Fronts, number: int) -> None:
         self.ready, self.counted = asyncio.Event(), asyncio.Event()
         self.connections = self.proven = 0
-        self.renewing: dict[int, asyncio.Future[bytes]] = {}
-        self._renewals = 0
         self._silent = 0  # beats since it said anything
         self._fronts = fronts
         self._number = number
@@ -241,21 +222,6 @@ class Front:
         """Let it answer what is being asked, and end."""
         self._say(Kind.DRAIN)
 
-    async def renew(self, cred: KrbCred, asked_kdc: AskedKdc) -> KrbCred:
-        """See ``Fronts.renew``."""
-        self._renewals = number = self._renewals % 0xFFFFFFFF + 1
-        future = self.renewing[number] = asyncio.get_running_loop().create_future()
-        self._say(Kind.RENEW, number, renewing.request(cred))
-        try:
-            seconds, found = renewing.result(await future)
-        finally:
-            self.renewing.pop(number, None)
-        if isinstance(found, Error):
-            asked_kdc(seconds, found)
-            raise found
-        asked_kdc(seconds, None)
-        return found
-
     def count(self) -> None:
         """Ask how many connections it has."""
         self.counted.clear()
@@ -275,19 +241,12 @@ class Front:
         self.connections = self.proven = 0
         self.counted.set()
         self._talks.end()
-        if not self._fronts.draining:
-            for future in self.renewing.values():
-                if not future.done():
-                    future.set_exception(UnavailableError("the process that asked the KDC died", code="front-died"))
 
     def _received(self, kind: int, number: int, payload: bytes) -> None:
         self._silent = 0
         if kind == Kind.BEAT:
             return
-        if kind == Kind.RENEWED:
-            if (future := self.renewing.get(number)) is not None and not future.done():
-                future.set_result(payload)
-        elif kind == Kind.COUNT:
+        if kind == Kind.COUNT:
             self.connections, self.proven = COUNTS.unpack(payload)
             self.counted.set()
         elif kind == Kind.READY:

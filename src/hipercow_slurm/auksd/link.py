@@ -12,8 +12,6 @@
     MORE n                         --->
                                    <---    PIECE n   of the dump; an empty one is its end
     BYE n                          --->              the connection is closed
-                                   <---    RENEW n   a credential; n counts renewals
-    RENEWED n                      --->              what came of it (both: ``renewing.py``)
                                    <---    COUNT
     COUNT      connections, proven --->
                                    <---    DRAIN     end when everybody is answered
@@ -55,8 +53,6 @@ class Kind(IntEnum):
     MORE = auto()
     PIECE = auto()
     BYE = auto()
-    RENEW = auto()
-    RENEWED = auto()
     COUNT = auto()
     DRAIN = auto()
     BEAT = auto()

@@ -7,7 +7,6 @@ import gc
 import os
 import signal
 from collections.abc import Awaitable, Callable
-from functools import partial
 from pathlib import Path
 
 from hipercow_slurm import daemon, log, metrics
@@ -150,8 +149,6 @@ async def _run(
     )
     service = Service(store, allowed, accounts, renewer, bulk, krbcred.parse, jobs, ledger, touch=retention.touch)
     server = _server(section, service, bulk)
-    if isinstance(server, Fronts):
-        renewer.asking.elsewhere = partial(server.renew, asked_kdc=vitals.asked_kdc)
     parts = Running(
         path, state, found, store, service, server, renewer, retention, jobs, vitals, audit, bulk, _check_keytab
     )
