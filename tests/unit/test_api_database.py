@@ -1,12 +1,14 @@
 """The API's database on SQLite and PostgreSQL; and of SQLite, that its file is private and keeps what it took."""
 
 import asyncio
+import contextlib
 import os
 import secrets
 import sqlite3
 import stat
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -103,8 +105,9 @@ def test_another_schema_is_refused(tmp_path):
         SqliteDatabase(path)
 
 
+@pytest.mark.parametrize("small", [True, False])
 @pytest.mark.parametrize("durable", [True, False])
-def test_what_returned_survives_kill_9(tmp_path, durable):
+def test_what_returned_survives_kill_9(tmp_path, durable, small):
     """The child is killed the moment it said so; a commit that was only promised would be lost."""
     child = """
 import asyncio, os, sys, pathlib
@@ -115,12 +118,12 @@ async def main():
     database = SqliteDatabase(pathlib.Path(sys.argv[1]))
     await asyncio.gather(*(database.run(sessions_db.add(
         SessionRecord(f"s{n}", b"%d" % n, "alice@R", "alice", 5001, "a", 1, 99, b"x")),
-        durable=sys.argv[2] == "True") for n in range(100)))
+        durable=sys.argv[2] == "True", small=sys.argv[3] == "True") for n in range(100)))
     os.kill(os.getpid(), 9)
 asyncio.run(main())
 """
     path = str(tmp_path / "api.sqlite")
-    argv = [sys.executable, "-c", child, path, str(durable)]
+    argv = [sys.executable, "-c", child, path, str(durable), str(small)]
     done = subprocess.run(argv, capture_output=True, text=True, timeout=30)
     assert done.returncode == -9, done.stderr
     with sqlite3.connect(path) as connection:
@@ -180,6 +183,50 @@ async def test_jobs_are_found_without_looking_at_all_rows(tmp_path):
         await submissions_db.reopened("alice@R", 7)(explained)
     assert len(explained.plans) == 4
     assert all("submission_made" in plan and "SCAN" not in plan for plan in explained.plans), explained.plans
+
+
+async def test_the_event_loop_goes_on_while_another_process_writes(where, database):
+    """Would have caught: small work that waits for another's lock in the loop, and all requests with it."""
+    with contextlib.closing(sqlite3.connect(where, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        filed = asyncio.create_task(database.run(submissions_db.reserve(submission()), small=True))
+        turns = 0
+        end = time.monotonic() + 0.5
+        while time.monotonic() < end:
+            await asyncio.sleep(0)
+            turns += 1
+        assert not filed.done()
+        other.execute("COMMIT")
+    row, age_s = await asyncio.wait_for(filed, 10)
+    assert (row.marker, age_s) == ("m1", 0)
+    assert turns > 500, f"the loop turned {turns} times in half a second"
+
+
+async def test_small_work_that_fails_leaves_the_rest_of_its_group_alone(database):
+    async def broken(transaction):
+        await transaction.change("DELETE FROM submission")
+        raise ValueError("half way")
+
+    await database.run(submissions_db.reserve(submission("m0", "k0")), small=True)
+    first, failed, last = await asyncio.gather(
+        database.run(submissions_db.reserve(submission("m1", "k1")), small=True),
+        database.run(broken, small=True),
+        database.run(submissions_db.reserve(submission("m2", "k2")), small=True),
+        return_exceptions=True,
+    )
+    assert isinstance(failed, ValueError), failed
+    assert (first[0].marker, last[0].marker) == ("m1", "m2")
+    again, _ = await database.run(submissions_db.reserve(submission("m3", "k0")), small=True)
+    assert again.marker == "m0", "the failed piece took a row with it"
+
+
+async def test_what_was_written_is_moved_to_its_place(tmp_path, where, database):
+    """Would have caught: small work that nobody makes a checkpoint for, and a file that grows for ever."""
+    for at in range(0, 4000, 16):
+        some = [submissions_db.reserve(submission(f"m{n}", f"k{n}")) for n in range(at, at + 16)]
+        await asyncio.gather(*(database.run(one, small=True) for one in some))
+    size = (tmp_path / "api.sqlite-wal").stat().st_size
+    assert size < 5_000_000, f"{size} bytes; without checkpoints it was 7.4 million"
 
 
 async def test_a_submission_writes_few_pages(tmp_path):

@@ -40,11 +40,12 @@ Act = Callable[[Transaction], Awaitable[T]]
 class Database(Protocol):
     """Where the API keeps what must outlive a process, and what several processes share."""
 
-    async def run(self, act: Act[T], *, durable: bool = True) -> T:
+    async def run(self, act: Act[T], *, durable: bool = True, small: bool = False) -> T:
         """What ``act`` returns, after its commit.
 
         Args:
             durable: survive a power cut; False: a killed process only, which costs no wait for the disk.
+            small: a few rows by their keys, which is done where it costs least.
 
         Raises:
             UnavailableError: code ``database-failed``: disk full, file damaged, server away, locked for too long.
@@ -60,7 +61,7 @@ class Database(Protocol):
         ...
 
     def tell(self, act: Act[object], what: str) -> None:
-        """Do ``act`` soon, with nobody waiting; ``what`` it was is for the log, if it fails."""
+        """Do ``act``, which is small, soon, with nobody waiting; ``what`` it was is for the log, if it fails."""
         ...
 
     async def close(self) -> None:

@@ -62,7 +62,7 @@ class PgDatabase:
         await link.open()
         return cls(link)
 
-    async def run(self, act: Act[T], *, durable: bool = True) -> T:
+    async def run(self, act: Act[T], *, durable: bool = True, small: bool = False) -> T:
         """As ``Database.run``."""
 
         async def work(connection: Any) -> T:

@@ -1,77 +1,51 @@
-"""One SQLite file, one thread that touches it, another that waits for the disk, each for all work there is.
+"""One SQLite file: small work is done in the event loop, other work in a thread; another one waits for the disk.
 
 Rule 1: a durable call that returned is on disk. SQLite leaves commits to the kernel (WAL, synchronous=NORMAL), which
 a killed process does not lose; for durable work the -wal file is fsynced afterwards, outside of SQLite's lock, so
 that processes do not wait for each other's disk. (A checkpoint syncs by itself, so a frame is safe in one file or
-the other.) Rule 2: each piece of work is all or nothing; its failure does not touch the others of its group, which is
-done anew with savepoints then. So a piece may run twice, as it may with PostgreSQL. Rule 3: the file is 0600 from its
-first byte.
+the other.) Rule 2: the event loop waits for no lock and no disk: if another process writes just now, small work goes to
+the thread, too, and checkpoints are the thread's. Rule 3: the file is 0600 from its first byte.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 import os
 import queue
-import re
 import sqlite3
 import threading
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from hipercow_slurm import log
-from hipercow_slurm.api.database import STEPS, Act, Row
+from hipercow_slurm.api.database import STEPS, Act
+from hipercow_slurm.api.sqlite_groups import Committer, Result, SqliteTransaction, Work, driven
 from hipercow_slurm.errors import ConfigError, UnavailableError
 
 T = TypeVar("T")
 _GROUP = 64  # pieces of work per commit
+_HERE = 16  # in the event loop, which has others to serve
 _NOTE_S = 0.02  # work that nobody waits for is done with the next that somebody does wait for, or after this time
-
-
-@dataclass(slots=True)
-class _Work:
-    """One piece of work; ``future`` is None where nobody waits, ``what`` names it then."""
-
-    act: Act[Any]
-    durable: bool
-    future: asyncio.Future[Any] | None = None
-    what: str = ""
-
-
-_Result = tuple[_Work, Any, BaseException | None]
-
-
-class _Transaction:
-    """``database.Transaction`` on SQLite; nothing in it ever waits for the event loop."""
-
-    NOW = "CAST(strftime('%s', 'now') AS INTEGER)"
-
-    def __init__(self, connection: sqlite3.Connection) -> None:
-        self._connection = connection
-
-    async def change(self, sql: str, *arguments: object) -> int:
-        return self._connection.execute(_numbered(sql), arguments).rowcount
-
-    async def rows(self, sql: str, *arguments: object) -> list[Row]:
-        return self._connection.execute(_numbered(sql), arguments).fetchall()
+_CHECKPOINT = 200  # pieces of work until the thread moves what was written to its place: about 1000 pages
 
 
 class SqliteDatabase:
     """The API's SQLite file (``database.Database``); belongs to the event loop that uses it."""
 
     def __init__(self, path: Path) -> None:
-        self._connection = _open(path)
         self._path = path
-        self._transaction = _Transaction(self._connection)
+        self._connections = [_open(path), _eager(path), _reader(path)]
+        patient, eager, reader = self._connections
+        self._patient, self._eager = Committer(patient), Committer(eager)
         # In WAL mode a reader waits for nobody, and one row by its key costs less than waking a thread.
-        self._reader = _reader(path)
-        self._queue: queue.SimpleQueue[list[_Work] | None] = queue.SimpleQueue()
-        self._notes: list[_Work] = []
-        self._unsynced: queue.SimpleQueue[list[_Result] | None] = queue.SimpleQueue()
+        self._reader = SqliteTransaction(reader)
+        self._small: list[Work] = []  # for the next turn of the event loop
+        self._notes: list[Work] = []
+        self._since_checkpoint = 0
+        self._queue: queue.SimpleQueue[list[Work] | None] = queue.SimpleQueue()  # an empty list: a checkpoint
+        self._unsynced: queue.SimpleQueue[list[Result] | None] = queue.SimpleQueue()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._threads = [
             threading.Thread(target=target, name=name, daemon=True)
@@ -80,11 +54,18 @@ class SqliteDatabase:
         for thread in self._threads:
             thread.start()
 
-    async def run(self, act: Act[T], *, durable: bool = True) -> T:
-        """As ``Database.run``; ``act`` runs in the database's own thread."""
+    async def run(self, act: Act[T], *, durable: bool = True, small: bool = False) -> T:
+        """As ``Database.run``; ``act`` runs in the database's own thread, or at this loop's next turn if ``small``."""
         self._loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = self._loop.create_future()
-        self._hand_over(_Work(act, durable, future))
+        work = Work(act, durable, future)
+        if small:
+            if not self._small:
+                self._loop.call_soon(self._commit_here)
+            self._small.append(work)
+        else:
+            self._queue.put([*self._notes, work])
+            self._notes = []
         try:
             return await future
         except sqlite3.Error as error:
@@ -93,7 +74,7 @@ class SqliteDatabase:
     async def look(self, act: Act[T]) -> T:
         """As ``Database.look``; ``act`` runs here and now."""
         try:
-            result: T = _driven(act(_Transaction(self._reader)))
+            result: T = driven(act(self._reader))
         except sqlite3.Error as error:
             raise _failed(error) from error
         return result
@@ -101,95 +82,87 @@ class SqliteDatabase:
     def tell(self, act: Act[object], what: str) -> None:
         """As ``Database.tell``."""
         if not self._notes:  # else the timer runs
-            asyncio.get_running_loop().call_later(_NOTE_S, self._hand_over)
-        self._notes.append(_Work(act, durable=False, what=what))
-
-    def _hand_over(self, *work: _Work) -> None:
-        """Give the thread its work, and the notes before it: waking it costs as much as a small piece of work."""
-        if given := [*self._notes, *work]:
-            self._notes = []
-            self._queue.put(given)
+            asyncio.get_running_loop().call_later(_NOTE_S, self._commit_here)
+        self._notes.append(Work(act, durable=False, what=what))
 
     async def close(self) -> None:
         """Finish the work that waits, then close the file."""
-        self._hand_over()
+        while self._small or self._notes:
+            self._commit_here()
         self._queue.put(None)
         for thread in self._threads:
             await asyncio.to_thread(thread.join)
-        self._reader.close()
-        self._connection.close()
+        for connection in self._connections:
+            connection.close()
+
+    def _commit_here(self) -> None:
+        """In the event loop: the small work there is, and the notes."""
+        waiting = [*self._notes, *self._small]
+        group, self._notes, self._small = waiting[:_HERE], [], waiting[_HERE:]
+        if self._small:
+            asyncio.get_running_loop().call_soon(self._commit_here)
+        if not group:
+            return
+        try:
+            results = self._eager.commit(group)
+        except sqlite3.OperationalError:  # somebody else writes just now
+            self._queue.put(group)
+            return
+        durable = [result for result in results if result[0].durable]
+        if durable:
+            self._unsynced.put(durable)
+        _deliver([result for result in results if not result[0].durable])
+        self._since_checkpoint += len(group)
+        if self._since_checkpoint >= _CHECKPOINT:
+            self._since_checkpoint = 0
+            self._queue.put([])
 
     def _serve(self) -> None:
+        """The thread's work."""
         for given in _groups(self._queue, _GROUP):
-            self._commit([work for some in given for work in some])
+            if group := [work for some in given for work in some]:
+                self._commit(group)
+            if not all(given):
+                self._checkpoint()
         self._unsynced.put(None)
 
-    def _commit(self, group: list[_Work]) -> None:
+    def _checkpoint(self) -> None:
+        """Move what was written to its place, so that SQLite begins the -wal file anew.
+
+        Nobody can write meanwhile (the event loop's work comes here then): beside somebody who always does it would
+        never be done, and the file would grow.
+        """
+        with contextlib.suppress(sqlite3.Error):  # another process does it
+            self._connections[0].execute("PRAGMA wal_checkpoint(FULL)")
+
+    def _commit(self, group: list[Work]) -> None:
         try:
-            results = self._committed(group, self._plainly)
-        except Exception as error:
-            locked = getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_BUSY  # waited for long enough
-            results = [(work, None, error) for work in group] if locked else self._apart(group)
+            results = self._patient.commit(group)
+        except sqlite3.OperationalError as error:  # waited for long enough
+            results = [(work, None, error) for work in group]
         if durable := [result for result in results if result[0].durable]:
             self._unsynced.put(durable)
-        self._deliver([result for result in results if not result[0].durable])
+        self._hand_back([result for result in results if not result[0].durable])
 
     def _sync(self) -> None:
         """One fsync for all that were committed while the one before it ran."""
+        wal = os.open(f"{self._path}-wal", os.O_RDONLY | os.O_CLOEXEC)  # it is there as long as we have the database
         for groups in _groups(self._unsynced, _GROUP):
             results = [result for group in groups for result in group]
             try:
-                _fsync(f"{self._path}-wal", os.fdatasync)  # with as much about the file as is needed to read it
+                os.fdatasync(wal)  # with as much about the file as is needed to read it
             except OSError as error:
                 failure = sqlite3.OperationalError(f"fsync: {error.strerror}")
                 results = [(work, None, failed or failure) for work, _, failed in results]
-            self._deliver(results)
+            self._hand_back(results)
+        os.close(wal)
 
-    def _deliver(self, results: list[_Result]) -> None:
-        if results and self._loop is not None:
+    def _hand_back(self, results: list[Result]) -> None:
+        """From a thread: the event loop wakes those who wait."""
+        told = [result for result in results if result[0].future is not None or result[2] is not None]
+        if told and self._loop is not None:
             with contextlib.suppress(RuntimeError):  # the loop is gone: nobody waits any more
-                self._loop.call_soon_threadsafe(_deliver, results)
-
-    def _committed(
-        self, group: list[_Work], do: Callable[[Act[Any]], tuple[Any, BaseException | None]]
-    ) -> list[_Result]:
-        """All of the group in one transaction.
-
-        Raises:
-            sqlite3.Error, and what ``do`` raises: nothing of it was done.
-        """
-        self._connection.execute("BEGIN IMMEDIATE")
-        try:
-            results = [(work, *do(work.act)) for work in group]
-            self._connection.execute("COMMIT")
-        except BaseException:
-            with contextlib.suppress(sqlite3.Error):
-                self._connection.execute("ROLLBACK")
-            raise
-        return results
-
-    def _apart(self, group: list[_Work]) -> list[_Result]:
-        """The group again, after one of it failed: who did is found, and what it did undone."""
-        try:
-            return self._committed(group, self._one)
-        except sqlite3.Error as error:
-            return [(work, None, error) for work in group]
-
-    def _plainly(self, act: Act[Any]) -> tuple[Any, None]:
-        """One piece of work, without what would undo it alone: half the statements of most groups."""
-        return _driven(act(self._transaction)), None
-
-    def _one(self, act: Act[Any]) -> tuple[Any, BaseException | None]:
-        """One piece of work in its savepoint: its result, or its failure with nothing of it left."""
-        self._connection.execute("SAVEPOINT work")
-        try:
-            result = _driven(act(self._transaction))
-        except Exception as error:
-            self._connection.execute("ROLLBACK TO work")
-            self._connection.execute("RELEASE work")
-            return None, error
-        self._connection.execute("RELEASE work")
-        return result, None
+                self._loop.call_soon_threadsafe(_deliver, told)
 
 
 def _groups(waiting: queue.SimpleQueue[T | None], most: int) -> Iterator[list[T]]:
@@ -208,31 +181,15 @@ def _groups(waiting: queue.SimpleQueue[T | None], most: int) -> Iterator[list[T]
             return
 
 
-def _fsync(path: str | Path, sync: Callable[[int], None] = os.fsync) -> None:
+def _fsync(path: Path) -> None:
     handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        sync(handle)
+        os.fsync(handle)
     finally:
         os.close(handle)
 
 
-def _driven(work: Any) -> Any:
-    """The result of a coroutine that never waits."""
-    coroutine = work.__await__()
-    try:
-        next(coroutine)
-    except StopIteration as done:
-        return done.value
-    raise RuntimeError("a piece of database work waited for something else")
-
-
-@functools.cache
-def _numbered(sql: str) -> str:
-    """SQLite's spelling of PostgreSQL's ``$1``."""
-    return re.sub(r"\$(\d+)", r"?\1", sql)
-
-
-def _deliver(results: list[_Result]) -> None:
+def _deliver(results: list[Result]) -> None:
     """In the event loop: wake those who wait."""
     for work, result, failure in results:
         if work.future is None:
@@ -250,6 +207,22 @@ def _failed(error: sqlite3.Error) -> UnavailableError:
     return UnavailableError(f"the session database failed: {error}", code="database-failed")
 
 
+def _eager(path: Path) -> sqlite3.Connection:
+    """One that waits for nobody once it is open, and leaves checkpoints, which wait for the disk, to others."""
+    connection = _writer(path)
+    connection.execute("PRAGMA wal_autocheckpoint=0")
+    connection.execute("PRAGMA busy_timeout=0")
+    return connection
+
+
+def _writer(path: Path) -> sqlite3.Connection:
+    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=5.0)
+    connection.execute("PRAGMA journal_mode=WAL")  # first: with the schema read, nobody is waited for any more
+    connection.execute("PRAGMA synchronous=NORMAL")
+    connection.execute("PRAGMA secure_delete=ON")
+    return connection
+
+
 def _reader(path: Path) -> sqlite3.Connection:
     connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=1.0)
     connection.execute("PRAGMA query_only=ON")
@@ -261,10 +234,7 @@ def _open(path: Path) -> sqlite3.Connection:
         # SQLite gives its -wal and -shm files the mode of the database, so the database is made before SQLite does.
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
         path.chmod(0o600)
-        connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=5.0)
-        connection.execute("PRAGMA journal_mode=WAL")
-        connection.execute("PRAGMA synchronous=NORMAL")
-        connection.execute("PRAGMA secure_delete=ON")
+        connection = _writer(path)
         _migrate(connection)
         connection.execute("PRAGMA wal_checkpoint")  # the tables, and the files' names, are on disk from the start
         _fsync(path.parent)

@@ -13,6 +13,7 @@ import resource
 import socket
 import ssl
 from collections.abc import Generator
+from typing import cast
 
 import msgspec
 import uvicorn
@@ -22,6 +23,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from hipercow_slurm import log
 from hipercow_slurm.api import config, problems
 from hipercow_slurm.api.config import Config, Limits
+from hipercow_slurm.api.one_write import OneWrite
 from hipercow_slurm.errors import ConfigError
 
 OP_CLEANSE_PLAINTEXT = 1 << 1  # <openssl/ssl.h>, 3.0 and newer; Python has no name for it
@@ -164,9 +166,12 @@ def protocol(limits: Limits) -> type[HttpToolsProtocol]:
         head_bytes = 0
         in_head = True
         head_timer: asyncio.TimerHandle | None = None
+        answers: OneWrite
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             super().connection_made(transport)
+            self.answers = OneWrite(transport, self.loop)
+            self.transport = cast(asyncio.Transport, self.answers)
             if len(self.connections) > limits.connections:
                 self.refuse(503, "too-many-connections", "the service has too many connections at this moment")
             else:
@@ -195,6 +200,7 @@ def protocol(limits: Limits) -> type[HttpToolsProtocol]:
         def on_headers_complete(self) -> None:
             self.stop_timer()
             self.in_head = False
+            self.answers.expecting = True
             super().on_headers_complete()
 
         def on_message_complete(self) -> None:

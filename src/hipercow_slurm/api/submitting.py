@@ -114,7 +114,7 @@ class Submitter:
             return await self._first(session, row, planned, begun)
         lock = self._keys.setdefault((session.principal, idempotency_key), asyncio.Lock())
         async with lock:
-            filed, age_s = await self._database.run(submissions_db.reserve(row))
+            filed, age_s = await self._database.run(submissions_db.reserve(row), small=True)
             if filed.marker == marker:
                 return await self._first(session, filed, planned, begun)
             repeated = plan(body, account, comment=_comment(filed.marker), allowed=self._conf)
@@ -154,7 +154,7 @@ class Submitter:
         Raises:
             UnavailableError: ``submit-unsettled``: another process asks Slurm about it, or knows what came of it.
         """
-        stamped = await self._database.run(submissions_db.attempt(row))
+        stamped = await self._database.run(submissions_db.attempt(row), small=True)
         if stamped is None:
             raise _unsettled()
         return stamped
@@ -162,7 +162,7 @@ class Submitter:
     async def _unmade(self, row: Submission) -> None:
         """Slurm certainly has no such job: the key is free again."""
         if row.idempotency_key is not None:
-            await self._database.run(submissions_db.refused(row.marker))
+            await self._database.run(submissions_db.refused(row.marker), small=True)
 
     async def _refuse_uncovered(self, session: Session, spec: JobSpec, times: TicketTimes) -> None:
         """Raise if the job may run for longer than its owner's ticket can be kept good.
