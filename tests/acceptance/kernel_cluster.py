@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import time
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -21,16 +22,20 @@ NODES = ("k1", "k2")
 POLL_S = 30
 MANY_JOBS = 1000
 MANY_FOLDER = "/srv/data/dave/many"
+OPERATIONS = ("append", "reread", "open", "create")  # of watch_files.py
 UID = {"alice": 5001, "bob": 5002, "carol": 5003, "dave": 5004}
 WATCH = (Path(__file__).parent / "watch_files.py").read_text()
 
 
-def watching(seconds: int, folder: str) -> str:
-    """A job script that works on files below ``folder`` for ``seconds`` and logs to the node's own /tmp."""
+def watching(seconds: int, folder: str, *options: str) -> str:
+    """A job script that works on files below ``folder`` for ``seconds`` and logs to the node's own /tmp.
+
+    ``options`` are those of watch_files.py.
+    """
     program = "/tmp/watch-$SLURM_JOB_ID.py"
     return (
         f"#!/bin/bash\ncat >{program} <<'END'\n{WATCH}\nEND\n"
-        f"python3 {program} {seconds} {folder} /tmp/watch-$SLURM_JOB_ID.log\n"
+        f"python3 {program} {seconds} {folder} /tmp/watch-$SLURM_JOB_ID.log {' '.join(options)}\n"
         f"code=$?\nrm -f {program}\nexit $code\n"
     )
 
@@ -119,11 +124,13 @@ class Expiry:
     """What a job saw whose user's ticket ended, with nothing that could renew it, until a new login.
 
     Attributes:
+        job_id: the job.
         done, changes: what ``Cluster.outcome`` tells.
         endtime: of the ticket; unix time.
         again: when the user logged in again; unix time.
     """
 
+    job_id: int
     done: dict[str, Any]
     changes: list[dict[str, Any]]
     endtime: float
@@ -134,11 +141,11 @@ class Expiry:
         """Each operation's error."""
         return {change["op"]: change["result"] for change in self.changes if change["result"] != "ok"}
 
-    def without_a_trace(self, expected: set[str], hang_s: float) -> str:
-        """Every operation failed with one of these errors, none hung, all work again; the evidence."""
-        assert set(self.errors) == {"append", "reread", "open", "create"}, self.changes
+    def without_a_trace(self, expected: set[str], hang_s: float, failing: Collection[str] = OPERATIONS) -> str:
+        """Each operation of ``failing`` failed with one of these errors, none hung, all work again; the evidence."""
+        assert set(self.errors) == set(failing), self.changes
         assert set(self.errors.values()) <= expected, self.changes
-        assert {change["op"]: change["result"] for change in self.changes} == dict.fromkeys(self.errors, "ok"), (
+        assert {change["result"] for change in {change["op"]: change for change in self.changes}.values()} == {"ok"}, (
             self.changes
         )
         slowest = max(self.done["slowest_s"].values())
@@ -162,7 +169,13 @@ def forget(cluster: Cluster, name: str) -> None:
 
 
 def expiry(
-    cluster: Cluster, person: Person, folder: str, node: str, *, without_s: int = 15, after_s: int = POLL_S + 25
+    cluster: Cluster,
+    person: Person,
+    folder: str,
+    node: str,
+    *options: str,
+    without_s: int = 15,
+    after_s: int = POLL_S + 25,
 ) -> Expiry:
     """A job works in ``folder`` while its ticket, which cannot be renewed, ends; ``without_s`` later its user logs in
     again, and it goes on for ``after_s``."""
@@ -177,14 +190,14 @@ def expiry(
     # From here on a login is renewable again: only the ticket that is out there is not.
     longest_renewal(RENEW_LIFE_S)
     seconds = TICKET_LIFE_S + without_s + after_s
-    job_id = person.laptop.submit(watching(seconds, folder), "-w", node, "-t", "10")
+    job_id = person.laptop.submit(watching(seconds, folder, *options), "-w", node, "-t", "10")
     cluster.operator.job_runs(job_id, within_s=60)
     endtime = float(cluster.operator.installed(node, UID[person.name], job_id)["endtime"])
     time.sleep(max(0.0, endtime + without_s - time.time()))
     again = time.time()
     person.laptop.login()
     done, changes = cluster.outcome(node, job_id, within_s=seconds + 120)
-    return Expiry(done, changes, endtime, again)
+    return Expiry(job_id, done, changes, endtime, again)
 
 
 def without_an_error(done: dict[str, Any], changes: list[dict[str, Any]], seconds: int) -> str:

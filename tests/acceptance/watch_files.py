@@ -1,11 +1,12 @@
 """A job's program: works on files below a folder, over and over, and tells at what second which operation failed how.
 
-    watch_files.py SECONDS FOLDER LOG
+    watch_files.py SECONDS FOLDER LOG [paths]
 
 Every half second: ``append`` (write and fsync, on a file open since the start), ``reread`` (from a file open since
 the start, past the page cache), ``open`` (open and read that file anew) and ``create`` (make, write and remove a
-file). LOG lies on the node's own disk: one JSON line per change of an operation's result, and a summary at the end,
-which also goes to standard output. Needs nothing but Python.
+file). With ``paths`` the open files rest meanwhile, and are used at the start and at the end; ``open`` and ``create``
+move no content. LOG lies on the node's own disk: one JSON line per change of an operation's result, and a summary at
+the end, which also goes to standard output. Needs nothing but Python.
 """
 
 from __future__ import annotations
@@ -50,12 +51,17 @@ class Watch:
             self.last[name] = result
             self.note(at=round(before - self.started, 1), wall=round(time.time(), 1), op=name, result=result)
 
+    def all(self, operations) -> None:
+        """One after the other."""
+        for name, operation in operations.items():
+            self.do(name, operation)
+
     def note(self, **what) -> None:
         self.log.write(json.dumps(what) + "\n")
         self.log.flush()
 
 
-def main(seconds: float, folder: str, log) -> dict:
+def main(seconds: float, folder: str, log, *, paths: bool) -> dict:
     """Work until ``seconds`` are over; what happened."""
     job = os.environ.get("SLURM_JOB_ID", "0")
     watch = Watch(log)
@@ -81,7 +87,8 @@ def main(seconds: float, folder: str, log) -> dict:
     def open_() -> None:
         fd = os.open(target, os.O_RDONLY | direct)
         try:
-            os.preadv(fd, [buffer], 0)
+            if not paths:
+                os.preadv(fd, [buffer], 0)
         finally:
             os.close(fd)
 
@@ -89,16 +96,19 @@ def main(seconds: float, folder: str, log) -> dict:
         name = f"{folder}/new-{job}"
         fd = os.open(name, os.O_WRONLY | os.O_CREAT, 0o600)
         try:
-            os.write(fd, b"z" * 64)
+            if not paths:
+                os.write(fd, b"z" * 64)
         finally:
             os.close(fd)
         Path(name).unlink()
 
+    of_files, of_paths = {"append": append, "reread": reread}, {"open": open_, "create": create}
+    watch.all(of_files | of_paths)
     while time.monotonic() - watch.started < seconds:
         began = time.monotonic()
-        for name, operation in (("append", append), ("reread", reread), ("open", open_), ("create", create)):
-            watch.do(name, operation)
+        watch.all(of_paths if paths else of_files | of_paths)
         time.sleep(max(0.05, 0.5 - (time.monotonic() - began)))
+    watch.all(of_files)
     done = {
         "seconds": round(time.monotonic() - watch.started),
         "size": os.fstat(appended).st_size if watch.last["append"] == "ok" else None,
@@ -114,7 +124,7 @@ def main(seconds: float, folder: str, log) -> dict:
 
 if __name__ == "__main__":
     with open(sys.argv[3], "a", buffering=1) as log:
-        result = main(float(sys.argv[1]), sys.argv[2], log)
+        result = main(float(sys.argv[1]), sys.argv[2], log, paths=sys.argv[4:] == ["paths"])
         log.write(json.dumps({"done": result}) + "\n")
     with contextlib.suppress(OSError):
         print(json.dumps(result))
