@@ -76,9 +76,9 @@ class Hosts:
     def __enter__(self) -> Hosts:
         self._start_postgres()
         self._furnish_second()
-        jwt = (slurm.rest_plugins(self.sandbox.options), "-a", "rest_auth/jwt", f"unix:{layout.REST_SOCKET}")
+        jwt = (*slurm.rest_arguments(self.sandbox.options), "-a", "rest_auth/jwt", f"unix:{layout.REST_SOCKET}")
         conf = {"SLURM_CONF": slurm.REST_CONF}
-        self._start("slurmrestd", SECOND, SLURMREST.name, ("/usr/sbin/slurmrestd", "-s", *jwt), env=conf)
+        self._start("slurmrestd", SECOND, SLURMREST.name, ("/usr/sbin/slurmrestd", *jwt), env=conf)
         self._start("signer", SECOND, SIGNER.name, (*OURS, "signer", "--config", f"{CONFIG}/signer.toml"))
         self._wait_for_socket(layout.SIGNER_SOCKET)
         self._wait_for_socket(layout.REST_SOCKET)

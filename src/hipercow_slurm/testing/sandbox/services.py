@@ -119,7 +119,7 @@ def _slurm(options: Options) -> list[Service]:
             "slurmrestd",
             HEAD,
             layout.SLURMREST.name,
-            ("slurmrestd", "-s", slurm.rest_plugins(options), "-a", "rest_auth/jwt", f"unix:{layout.REST_SOCKET}"),
+            ("slurmrestd", *slurm.rest_arguments(options), "-a", "rest_auth/jwt", f"unix:{layout.REST_SOCKET}"),
             Probe("unix", layout.REST_SOCKET),
             needs=("slurmctld",),
             # One arena: replies of some megabytes otherwise leave hundreds of megabytes behind.
