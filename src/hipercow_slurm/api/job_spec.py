@@ -26,6 +26,7 @@ from hipercow_slurm.slurm.model import JobSpec
 
 DEFAULT_PATH = "/usr/local/bin:/usr/bin:/bin"
 VARIABLES = 2000
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 # What belongs to the machine the variable was set on, or changes what runs before the script's first line, never
 # travels: the node makes its own KRB5CCNAME and SLURM_*; LD_* and BASH_ENV of a laptop break the job there.
@@ -149,7 +150,7 @@ def environment_of(
 
 def _absolute(what: str, path: str, base: str) -> str:
     """``path`` below ``base`` unless absolute, without ``.``, ``..`` and doubled slashes."""
-    if any(ord(character) < 32 or ord(character) == 127 for character in path):
+    if _CONTROL.search(path):
         raise RequestError(f"{what} contains a control character")
     # normpath keeps a leading double slash (POSIX lets it mean something else); here it means nothing.
     return "/" + posixpath.normpath(posixpath.join(base, path)).lstrip("/")

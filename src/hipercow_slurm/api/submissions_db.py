@@ -6,6 +6,7 @@ we do not have (yet); ``jobs.py`` looks among the user's jobs for the marker bef
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, replace
 from operator import attrgetter
 
@@ -59,10 +60,7 @@ def reserve(row: Submission) -> Act[tuple[Submission, int]]:
     """
 
     async def act(transaction: Transaction) -> tuple[Submission, int]:
-        # The argument stays in use: PostgreSQL wants to know the type of each.
-        insert = _INSERT.replace(_ATTEMPTED_AT, f"{_ATTEMPTED_AT} * 0 + {transaction.NOW}")
-        insert += " ON CONFLICT (principal, idempotency_key) DO NOTHING RETURNING attempted_at"
-        if made := await transaction.rows(insert, *_values(row)):
+        if made := await transaction.rows(_insert_new(transaction.NOW), *_values(row)):
             return replace(row, attempted_at=made[0][0]), 0
         found = await transaction.rows(
             f"SELECT {_COLUMNS}, {transaction.NOW} - attempted_at FROM submission"  # noqa: S608
@@ -73,6 +71,13 @@ def reserve(row: Submission) -> Act[tuple[Submission, int]]:
         return Submission(*found[0][:-1]), found[0][-1]
 
     return act
+
+
+@functools.cache
+def _insert_new(now: str) -> str:
+    # The argument stays in use: PostgreSQL wants to know the type of each.
+    insert = _INSERT.replace(_ATTEMPTED_AT, f"{_ATTEMPTED_AT} * 0 + {now}")
+    return f"{insert} ON CONFLICT (principal, idempotency_key) DO NOTHING RETURNING attempted_at"
 
 
 def record(row: Submission) -> Act[int]:
