@@ -246,6 +246,18 @@ async def test_a_submission_writes_few_pages(tmp_path):
     assert pages < 8, f"{pages:.1f} pages for each submission and its answer"
 
 
+async def test_a_new_file_that_another_process_writes_to_is_waited_for(tmp_path):
+    """Would have caught: an API of two processes that did not start, with "database is locked", on a new database."""
+    path = tmp_path / "api.sqlite"
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None, check_same_thread=False)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        opening = asyncio.create_task(asyncio.to_thread(SqliteDatabase, path))
+        done, _ = await asyncio.wait([opening], timeout=0.3)
+        assert not done, opening.exception()
+        other.execute("COMMIT")
+        await (await asyncio.wait_for(opening, 10)).close()
+
+
 def test_processes_that_start_together_make_one_database(tmp_path):
     """Six programs open a file that does not exist yet; all of them get it, none of them fails."""
     code = (

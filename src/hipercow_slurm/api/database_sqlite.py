@@ -15,19 +15,21 @@ import os
 import queue
 import sqlite3
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TypeVar
 
 from hipercow_slurm import log
 from hipercow_slurm.api.database import STEPS, Act
-from hipercow_slurm.api.sqlite_groups import Committer, Result, SqliteTransaction, Work, driven
+from hipercow_slurm.api.sqlite_groups import Committer, Result, SqliteTransaction, Work, driven, is_busy
 from hipercow_slurm.errors import ConfigError, UnavailableError
 
 T = TypeVar("T")
 _GROUP = 64  # pieces of work per commit
 _HERE = 16  # in the event loop, which has others to serve
 _NOTE_S = 0.02  # work that nobody waits for is done with the next that somebody does wait for, or after this time
+_BUSY_S = 5.0  # for another process that writes
 _CHECKPOINT = 200  # pieces of work until the thread moves what was written to its place: about 1000 pages
 
 
@@ -216,11 +218,24 @@ def _eager(path: Path) -> sqlite3.Connection:
 
 
 def _writer(path: Path) -> sqlite3.Connection:
-    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=5.0)
-    connection.execute("PRAGMA journal_mode=WAL")  # first: with the schema read, nobody is waited for any more
+    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=_BUSY_S)
+    _use_wal(connection)
     connection.execute("PRAGMA synchronous=NORMAL")
     connection.execute("PRAGMA secure_delete=ON")
     return connection
+
+
+def _use_wal(connection: sqlite3.Connection) -> None:
+    """SQLite does not wait by itself for another process that changes the mode of a new file at the same time."""
+    end = time.monotonic() + _BUSY_S
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if not is_busy(error) or time.monotonic() > end:
+                raise
+            time.sleep(0.01)
 
 
 def _reader(path: Path) -> sqlite3.Connection:

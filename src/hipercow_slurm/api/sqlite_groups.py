@@ -62,7 +62,7 @@ class Committer:
         try:
             return self._committed(group, self._plainly)
         except Exception as error:
-            if _is_busy(error):
+            if is_busy(error):
                 raise
         try:  # who failed is found, and what it did undone
             return self._committed(group, self._one)
@@ -112,7 +112,8 @@ def driven(work: Any) -> Any:
     raise RuntimeError("a piece of database work waited for something else")
 
 
-def _is_busy(error: Exception) -> bool:
+def is_busy(error: Exception) -> bool:
+    """Another connection has the lock that this one wants."""
     return getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_BUSY
 
 
