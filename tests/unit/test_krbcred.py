@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 import der_parts as der
 from hipercow_slurm.errors import ProtocolError
 from hipercow_slurm.krb5 import asn1, ccache, krbcred
+from hipercow_slurm.krb5.der import check_message
 from hipercow_slurm.krb5.krbcred import Ticket
 from hipercow_slurm.krb5.principal import Principal
 from hipercow_slurm.values import KrbCred
@@ -297,7 +298,7 @@ def test_the_outer_shape_of_a_message(size: int) -> None:
     """For every size of every length field, exactly one way to write it is taken."""
     begin = der.value(0xA0, der.integer(5)) + der.value(0xA1, der.integer(21))
     good = der.value(der.application(21), der.value(der.SEQUENCE, begin + bytes(size)))
-    asn1.check_message(good, 21, "KRB-PRIV", limit=len(good))
+    check_message(good, 21, "KRB-PRIV", limit=len(good))
     inner = der.value(der.SEQUENCE, begin + bytes(size))
     bad = {
         "too long": (good, len(good) - 1),
@@ -314,7 +315,7 @@ def test_the_outer_shape_of_a_message(size: int) -> None:
     }
     for name, (data, limit) in bad.items():
         with pytest.raises(ProtocolError, match="KRB-PRIV: "):
-            asn1.check_message(data, 21, "KRB-PRIV", limit=limit)
+            check_message(data, 21, "KRB-PRIV", limit=limit)
             pytest.fail(f"{name} was taken")
 
 

@@ -7,15 +7,14 @@ know (32-bit integers, seconds without fraction, GeneralString, [APPLICATION n])
 
 from __future__ import annotations
 
-import contextlib
 import datetime
-from collections.abc import Iterator
 from functools import lru_cache
 from typing import Annotated, Protocol, TypeVar
 
 from cryptography.hazmat import asn1
 
 from hipercow_slurm.errors import ProtocolError, RequestError
+from hipercow_slurm.krb5.der import header, refusing, wrap
 from hipercow_slurm.krb5.principal import Principal
 
 MAX_TIME = 2**32 - 1
@@ -220,7 +219,7 @@ class _List:
 
 def load_list(spec: type[Spec], data: bytes, what: str) -> list[Spec]:
     """``load`` for a SEQUENCE OF: METHOD-DATA is one of PA-DATA, ETYPE-INFO2 one of its entries."""
-    return [load(spec, encoded(one), what) for one in load(_List, _wrap(0x30, _wrap(0xA0, data)), what).items]
+    return [load(spec, encoded(one), what) for one in load(_List, wrap(0x30, wrap(0xA0, data)), what).items]
 
 
 def load(spec: type[Spec], data: bytes, what: str, *, application: int | None = None) -> Spec:
@@ -234,7 +233,7 @@ def load(spec: type[Spec], data: bytes, what: str, *, application: int | None = 
         ProtocolError: anything else.
     """
     if application is not None:
-        outer = _header(0x60 | application, len(data))
+        outer = header(0x60 | application, len(data))
         if not outer or not data.startswith(outer):
             raise ProtocolError(f"{what}: {len(data)} bytes that are not one whole [APPLICATION {application}] in DER")
         data = data[len(outer) :]
@@ -247,66 +246,7 @@ def load(spec: type[Spec], data: bytes, what: str, *, application: int | None = 
 def dump(value: Checked, *, application: int | None = None) -> bytes:
     """The DER of a message, inside of [APPLICATION application] if that is given."""
     inner = asn1.encode_der(value)
-    return inner if application is None else _wrap(0x60 | application, inner)
-
-
-@contextlib.contextmanager
-def refusing(what: str) -> Iterator[None]:
-    """What the library, our ``check``s and Python's conversions refuse in the block becomes a ProtocolError."""
-    try:
-        yield
-    except (ValueError, OverflowError, TypeError) as error:
-        raise ProtocolError(f"{what}: {_reason(error)}") from error
-
-
-def _reason(error: Exception) -> str:
-    """A sentence without content of the message. The library's tells the kind of error, and sometimes which field."""
-    if isinstance(error, UnicodeDecodeError):
-        return "a name that is not UTF-8"
-    _, is_parsing, said = str(error).partition("ParseError { ")
-    return f"not DER of this message ({said.rstrip(' }')})" if is_parsing else str(error)
-
-
-def check_message(data: bytes, number: int, what: str, *, limit: int) -> None:
-    """Check size and outer shape of a Kerberos message before libkrb5 sees it; costs the same for any size.
-
-    ``data`` must be exactly one [APPLICATION number] SEQUENCE with pvno [0] 5 and msg-type [1] number, as AP-REQ,
-    AP-REP, KRB-PRIV and KRB-ERROR begin (RFC 4120 sections 5.5, 5.7, 5.9). DER leaves one way to write that.
-
-    Raises:
-        ProtocolError: anything else, or more than ``limit`` bytes.
-    """
-    if len(data) > limit:
-        raise ProtocolError(f"{what}: {len(data)} bytes where at most {limit} are taken")
-    begin = _beginning(number, len(data))
-    if not begin or not data.startswith(begin):
-        raise ProtocolError(f"{what}: {len(data)} bytes that are not one whole message of type {number} in DER")
-
-
-@lru_cache(maxsize=1024)
-def _beginning(number: int, size: int) -> bytes:
-    """How a message of that type and size begins; empty where none can have that size."""
-    outer = _header(0x60 | number, size)
-    inner = _header(0x30, size - len(outer))
-    return outer + inner + bytes((0xA0, 3, 2, 1, 5, 0xA1, 3, 2, 1, number)) if outer and inner else b""
-
-
-def _header(tag: int, size: int) -> bytes:
-    """Tag and length of the DER value that has ``size`` bytes with them; empty where no value can."""
-    if 2 <= size <= 0x81:
-        return bytes((tag, size - 2))
-    for octets in range(1, 5):
-        content = size - 2 - octets
-        if content >= 0x80 and (content.bit_length() + 7) // 8 == octets:
-            return bytes((tag, 0x80 | octets)) + content.to_bytes(octets, "big")
-    return b""
-
-
-def _wrap(tag: int, inner: bytes) -> bytes:
-    """The DER value of a tag of one octet around ``inner``."""
-    size = len(inner)
-    octets = b"" if size < 0x80 else size.to_bytes((size.bit_length() + 7) // 8, "big")
-    return bytes((tag, 0x80 | len(octets) if octets else size)) + octets + inner
+    return inner if application is None else wrap(0x60 | application, inner)
 
 
 # Between ASN.1 and the values of our own
@@ -335,7 +275,7 @@ def encoded(value: asn1.TLV) -> bytes:
 
 def string(value: str) -> asn1.TLV:
     """A KerberosString."""
-    return value_of(_wrap(_GENERAL_STRING[0], value.encode("utf-8")))
+    return value_of(wrap(_GENERAL_STRING[0], value.encode("utf-8")))
 
 
 def name_of(value: PrincipalName, realm: asn1.TLV, what: str) -> Principal:
@@ -346,9 +286,15 @@ def name_of(value: PrincipalName, realm: asn1.TLV, what: str) -> Principal:
     """
     try:
         with refusing(what):
-            return Principal.of([text(part) for part in value.name_string], text(realm))
+            return _principal(tuple([text(part) for part in value.name_string]), text(realm))
     except RequestError as error:
         raise ProtocolError(f"{what}: {error.message}") from error
+
+
+@lru_cache(maxsize=1024)
+def _principal(components: tuple[str, ...], realm: str) -> Principal:
+    """Two of three names in a message are that of the realm's KDC."""
+    return Principal.of(components, realm)
 
 
 def name(value: Principal) -> PrincipalName:

@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 from hipercow_slurm.errors import ProtocolError
 from hipercow_slurm.krb5 import calls, codes, convert, keytab, krberror, names
 from hipercow_slurm.krb5 import creds as kdc
-from hipercow_slurm.krb5.asn1 import check_message
+from hipercow_slurm.krb5.der import check_message
 from hipercow_slurm.krb5.krbcred import Ticket, tickets
 from hipercow_slurm.krb5.lib import (
     NULL,

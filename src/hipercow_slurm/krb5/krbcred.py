@@ -16,6 +16,7 @@ from typing import NamedTuple, NoReturn
 
 from hipercow_slurm.errors import ProtocolError
 from hipercow_slurm.krb5 import asn1
+from hipercow_slurm.krb5.der import refusing
 from hipercow_slurm.krb5.principal import Principal
 from hipercow_slurm.values import KrbCred, TicketTimes
 
@@ -85,7 +86,7 @@ def build(tickets: Sequence[Ticket]) -> KrbCred:
     Raises:
         ProtocolError: the tickets do not make a message that ``parse`` accepts.
     """
-    with asn1.refusing("KRB-CRED"):
+    with refusing("KRB-CRED"):
         data = _encode(tickets)
     return _summary(data, _decode(data))
 
@@ -142,7 +143,7 @@ def _ticket(der: bytes, info: asn1.KrbCredInfo) -> _Named:
     if not body.enc_part.cipher:
         raise ProtocolError("Ticket: an empty ticket")
     keytype, octets = _key(info.key)
-    with asn1.refusing("KrbCredInfo"):
+    with refusing("KrbCredInfo"):
         flags = asn1.flags_of(info.flags)
         endtime = asn1.seconds(info.endtime)
         renew_till = asn1.seconds(info.renew_till) if info.renew_till else 0

@@ -6,6 +6,7 @@ import time
 
 from hipercow_slurm.errors import Error, ProtocolError
 from hipercow_slurm.krb5 import asn1, codes
+from hipercow_slurm.krb5.der import check_message
 from hipercow_slurm.krb5.principal import Principal
 
 KRB_ERROR = 30
@@ -42,7 +43,7 @@ def meaning(data: bytes, service: str) -> Error:
     Raises:
         ProtocolError: it is not a KRB-ERROR.
     """
-    asn1.check_message(data, KRB_ERROR, "KRB-ERROR", limit=MAX_KRB_ERROR)
+    check_message(data, KRB_ERROR, "KRB-ERROR", limit=MAX_KRB_ERROR)
     code = asn1.load(asn1.KrbError, data, "KRB-ERROR", application=KRB_ERROR).error_code
     if code < 0:
         raise ProtocolError("KRB-ERROR: an error code that is out of range")

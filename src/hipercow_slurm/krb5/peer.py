@@ -14,7 +14,7 @@ from typing import Any, Self
 
 from hipercow_slurm.errors import InternalError
 from hipercow_slurm.krb5 import calls, codes
-from hipercow_slurm.krb5.asn1 import check_message
+from hipercow_slurm.krb5.der import check_message
 from hipercow_slurm.krb5.lib import NULL, any_context, check, context, error_of, ffi, lib, release
 
 # The frame layer holds peers to the limits of the protocol; this one is only libkrb5's own int.
