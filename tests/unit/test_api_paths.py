@@ -1,4 +1,4 @@
-"""What the operator writes down for hipercow's drivers is checked when the API starts, not when a job fails."""
+"""What the operator writes down is checked when the API starts, not when a job fails."""
 
 from __future__ import annotations
 
@@ -52,3 +52,18 @@ def test_what_cannot_be_meant_is_refused(tmp_path: Path, more: str, complaint: s
     with pytest.raises(ConfigError) as caught:
         load(tmp_path, more)
     assert complaint in str(caught.value), str(caught.value)
+
+
+@pytest.mark.parametrize(("processes", "connections", "good"), [(7, 17, True), (8, 16, False), (1, 0, False)])
+def test_slurmrestd_is_not_asked_for_more_connections_than_it_takes(
+    tmp_path: Path, processes: int, connections: int, good: bool
+) -> None:
+    """Beyond its 124 a submission waits until it is over, and nobody knows what came of it."""
+    path = tmp_path / "api.toml"
+    api = BASE.replace("[api]", f'[api]\nlisten = "[::]:8443"\nprocesses = {processes}')
+    path.write_text(f"{api}[slurm]\nconnections = {connections}\n")
+    if good:
+        assert config.load(path).slurm.connections == connections
+    else:
+        with pytest.raises(ConfigError, match=rf"{processes * connections} connections; slurmrestd takes 1 to 124"):
+            config.load(path)

@@ -18,6 +18,7 @@ from hipercow_slurm.errors import ConfigError
 from hipercow_slurm.metrics import Settings
 
 DEFAULT_PATH = config.DEFAULT_DIR / "api.toml"
+SLURMRESTD_TAKES = 124  # open connections (22.05); it accepts no more then, and never closes an idle one
 _REALM = re.compile(r"[A-Z0-9][A-Z0-9.-]{0,253}")
 
 
@@ -77,6 +78,7 @@ class Slurm(Table, frozen=True):
     """``[slurm]``: slurmrestd's unix socket.
 
     Attributes:
+        connections: of each process of ours at a time, at most. slurmrestd accepts 124, and lets the next one wait.
         min_job_age_s: slurmctld's MinJobAge: for this long a finished job can still be found, so for this long we
             can tell whether a submission whose answer was lost made a job.
         accounting: slurmrestd also serves slurmdbd (``-s openapi/slurmctld,openapi/slurmdbd``; before Slurm 23.11
@@ -273,6 +275,11 @@ def load(path: Path) -> Config:
     _, port = address(conf.api.listen)
     if conf.api.processes > 1 and not port:
         raise ConfigError(f"{path}: [api] listen must name its port where processes is more than 1")
+    if (together := conf.api.processes * conf.slurm.connections) > SLURMRESTD_TAKES or conf.slurm.connections < 1:
+        raise ConfigError(
+            f"{path}: {conf.api.processes} processes with [slurm] connections = {conf.slurm.connections} each are"
+            f" {together} connections; slurmrestd takes 1 to {SLURMRESTD_TAKES}"
+        )
     return conf
 
 
