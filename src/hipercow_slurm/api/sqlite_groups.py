@@ -67,6 +67,8 @@ class Committer:
         try:  # who failed is found, and what it did undone
             return self._committed(group, self._one)
         except sqlite3.Error as error:
+            if is_busy(error):  # somebody wrote in between
+                raise
             return [(work, None, error) for work in group]
 
     def _committed(self, group: list[Work], do: Callable[[Act[Any]], tuple[Any, BaseException | None]]) -> list[Result]:
