@@ -42,7 +42,8 @@ class Asking:
         self._come, self._woken = asyncio.Event(), False
         self._asking = 0
 
-    def __len__(self) -> int:
+    @property
+    def untaken(self) -> int:
         """How many answers nobody has taken yet."""
         return len(self._answers)
 

@@ -155,7 +155,7 @@ class Renewer:
 
     async def _consume(self) -> None:
         while True:
-            while len(self.asking) >= UNKEPT:
+            while self.asking.untaken >= UNKEPT:
                 self._room.clear()
                 await self._room.wait()
             due = await self._begun(await self._pacing.turn())

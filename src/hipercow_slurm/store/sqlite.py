@@ -51,12 +51,9 @@ _USE_KEY = "INSERT OR IGNORE INTO store_key VALUES (?)"
 _BY_UID = "SELECT * FROM credential WHERE uid = ?"
 _BY_UIDS = "SELECT * FROM credential WHERE uid IN ({})"
 _EVERY = "SELECT * FROM credential ORDER BY uid"
-_ENTRY_BY_UID = (
-    "SELECT uid, principal, starttime, endtime, renew_till, tickets, addressless FROM credential WHERE uid = ?"
-)
-_EVERY_ENTRY = (
-    "SELECT uid, principal, starttime, endtime, renew_till, tickets, addressless FROM credential ORDER BY uid"
-)
+_ENTRIES = "SELECT uid, principal, starttime, endtime, renew_till, tickets, addressless FROM credential"
+_ENTRY_BY_UID = f"{_ENTRIES} WHERE uid = ?"
+_EVERY_ENTRY = f"{_ENTRIES} ORDER BY uid"
 _REPLACE = "INSERT OR REPLACE INTO credential VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _DELETE = "DELETE FROM credential WHERE uid = ?"
 _OTHER_KEYS = "SELECT * FROM credential WHERE key_id <> ? LIMIT ?"
