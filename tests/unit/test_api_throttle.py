@@ -171,41 +171,6 @@ async def test_many_right_passwords_at_once_all_pass(throttle):
     assert asked == [True] * 16
 
 
-async def test_nobody_who_waits_is_overtaken(throttle):
-    """Would have caught: one login in twenty that took a second, as newcomers found each token first."""
-    passed: list[int] = []
-    full = asyncio.Event()
-
-    async def login(number: int) -> None:
-        charge = await throttle.charge("alice@R", "192.0.2.1")
-        passed.append(number)
-        full.set()
-        await asyncio.sleep(0.01)  # the KDC
-        await throttle.settle(charge, "succeeded")
-
-    waiting = [asyncio.create_task(login(number)) for number in range(12)]
-    await full.wait()
-    for number in range(12, 30):  # they come when some have been waiting
-        waiting.append(asyncio.create_task(login(number)))
-        await asyncio.sleep(0.005)
-    await asyncio.gather(*waiting)
-    late = [at - number for at, number in enumerate(passed)]
-    assert max(late) <= 2, passed
-
-
-async def test_a_crowd_at_another_address_is_not_waited_for(throttle):
-    """Would have caught: a queue for the user, in which a guesser's tries stand before the user's own."""
-    guesses = [await throttle.charge("alice@R", "198.51.100.1")]
-    crowd = [asyncio.create_task(throttle.charge("alice@R", "198.51.100.1")) for _ in range(10)]
-    await asyncio.sleep(0.1)
-    await throttle.settle(await asyncio.wait_for(throttle.charge("alice@R", "192.0.2.1"), 5), "succeeded")
-    for task in crowd:
-        task.cancel()
-    await asyncio.gather(*crowd, return_exceptions=True)
-    for guess in guesses:
-        await throttle.settle(guess, "undecided")
-
-
 async def test_many_wrong_passwords_at_once_are_as_few_as_one_by_one(throttle):
     """Would have caught: a guesser who gets more guesses by making them at the same time."""
     asked = []

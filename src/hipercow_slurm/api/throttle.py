@@ -11,12 +11,10 @@ from which this user has logged in before, so whoever burns alice's locks alice 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import ipaddress
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from weakref import WeakValueDictionary
 
 from hipercow_slurm.api import throttle_db
 from hipercow_slurm.api.config import Limits
@@ -25,7 +23,7 @@ from hipercow_slurm.api.problems import ThrottledError
 from hipercow_slurm.api.throttle_db import Outcome, Rule
 
 _WAIT_S = 20.0  # for others' verdicts
-_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.02, 0.1
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.02, 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +43,6 @@ class LoginThrottle:
         self._database = database
         self._clock = clock
         self._waiting = 0
-        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     async def charge(self, principal: str | None, address: str, shown: str | None = None) -> Charge:
         """Take a token of the address, and of the user where it is known who that is.
@@ -75,22 +72,7 @@ class LoginThrottle:
             )
 
     async def _take(self, rules: list[Rule]) -> None:
-        """Take the tokens, behind those who wait for the same ones.
-
-        Otherwise who has to try again and again is overtaken by whoever comes just when there is one.
-        """
-        end = time.monotonic() + _WAIT_S
-        # The last bucket is the user's at this address: nobody is made to wait behind another address.
-        turn = self._turns.setdefault(rules[-1].name, asyncio.Lock())
-        with self._waiting_place() if turn.locked() else contextlib.nullcontext():
-            await turn.acquire()
-        try:
-            await self._take_now(rules, end)
-        finally:
-            turn.release()
-
-    async def _take_now(self, rules: list[Rule], end: float) -> None:
-        pause = _FIRST_PAUSE_S
+        end, pause = time.monotonic() + _WAIT_S, _FIRST_PAUSE_S
         while True:
             taken = await self._database.run(throttle_db.take(rules, self._clock()), durable=False)
             if not taken.wait_s:
@@ -102,20 +84,14 @@ class LoginThrottle:
                     retry_after_s=taken.wait_s,
                     hint="wait, then try again",
                 )
-            with self._waiting_place():
+            if self._waiting >= self._limits.login_queue:
+                raise ThrottledError("too many logins at this moment", code="too-many-logins", retry_after_s=2)
+            self._waiting += 1
+            try:
                 await asyncio.sleep(pause)
+            finally:
+                self._waiting -= 1
             pause = min(1.5 * pause, _LONGEST_PAUSE_S)
-
-    @contextlib.contextmanager
-    def _waiting_place(self) -> Iterator[None]:
-        """One of the places of those who wait."""
-        if self._waiting >= self._limits.login_queue:
-            raise ThrottledError("too many logins at this moment", code="too-many-logins", retry_after_s=2)
-        self._waiting += 1
-        try:
-            yield
-        finally:
-            self._waiting -= 1
 
 
 def users_rules(limits: Limits, user: str, network: str, *, known: bool) -> list[Rule]:
