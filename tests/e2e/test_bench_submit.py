@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+from pathlib import Path
+
 import pytest
 
-from hipercow_slurm.testing.bench import submit
+from hipercow_slurm.testing.bench import process, submit, submit_probe
 from hipercow_slurm.testing.sandbox import Sandbox
 
 pytestmark = pytest.mark.e2e
@@ -22,14 +26,42 @@ def test_every_part_of_it_runs(sandbox: Sandbox, capsys: pytest.CaptureFixture[s
 
 def test_the_cpu_of_each_service_is_found(sandbox: Sandbox) -> None:
     """The services have other process ids inside; a wrong mapping would charge the API for Slurm's work."""
-    found = submit.service_cpu(sandbox)
+    found = submit_probe.service_cpu(sandbox)
     assert set(submit.COUNTED) <= set(found), found
     assert all(seconds > 0 for seconds in found.values()), found
 
 
+def test_slurm_apart(capsys: pytest.CaptureFixture[str]) -> None:
+    """Would notice a slurmctld that does not come up with its state in memory, or services that share CPUs anyway."""
+    with Sandbox() as own:
+        submit_probe.state_in_memory(own)
+        submit.measure_apart(own, submit.TINY)
+        assert "Slurm on CPUs of its own" in capsys.readouterr().out
+        kind = own.run("head", ["stat", "-f", "-c", "%T", submit_probe.SLURM_STATE]).stdout.strip()
+        assert kind == "tmpfs" and own.run("head", ["ls", submit_probe.SLURM_STATE]).stdout.split(), kind
+        with submit_probe.apart(own):
+            cpus = {name: threads_cpus(pid) for name, pid in submit_probe.services(own)}
+        assert cpus["slurmctld"] == cpus["slurmrestd"], cpus
+        assert not cpus["slurmctld"] & set().union(*(cpus[name] for name in cpus if name not in submit_probe.SLURM)), (
+            cpus
+        )
+        after = {name: threads_cpus(pid) for name, pid in submit_probe.services(own)}
+    assert set(map(frozenset, after.values())) == {frozenset(os.sched_getaffinity(0))}, after
+
+
+def threads_cpus(pid: int) -> set[int]:
+    """The CPUs that some thread of a service may run on."""
+    found: set[int] = set()
+    for one in process.family(pid):
+        for task in Path(f"/proc/{one}/task").iterdir():
+            with contextlib.suppress(ProcessLookupError):
+                found |= os.sched_getaffinity(int(task.name))
+    return found
+
+
 def test_a_refused_request_is_no_number(sandbox: Sandbox) -> None:
     """Would notice a load generator that does not look at the answers: refusals are fast."""
-    submit.build_load(sandbox)
-    probe = submit.Probe(sandbox)  # without a session
+    submit_probe.build_load(sandbox)
+    probe = submit_probe.Probe(sandbox)  # without a session
     with pytest.raises(RuntimeError, match=r"4 errors, the first: answered 401 .*not-authenticated"):
         probe.rounds({"api": 3}, (1,), 1)

@@ -53,6 +53,14 @@ def _waited_for_s(pid: int) -> float:
     return 0.0
 
 
+def keep_on(pid: int, cpus: set[int]) -> None:
+    """Let a process run on these CPUs only, with all its threads, and what it starts from now on."""
+    with contextlib.suppress(OSError):
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            with contextlib.suppress(OSError):  # a thread that is gone
+                os.sched_setaffinity(int(task.name), cpus)
+
+
 def rss_mib(pid: int) -> float:
     """Resident memory."""
     return _status_mib(pid, "VmRSS")
