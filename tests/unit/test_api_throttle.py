@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 
+import msgspec
 import pytest
 
 from hipercow_slurm.api import throttle_db
@@ -169,6 +170,71 @@ async def test_many_right_passwords_at_once_all_pass(throttle):
     asked = []
     await asyncio.gather(*(judged(throttle, True, asked) for _ in range(16)))
     assert asked == [True] * 16
+
+
+async def test_nobody_who_waits_is_overtaken(throttle):
+    """Would have caught: one login in twenty that took a second, as newcomers found each token first."""
+    passed: list[int] = []
+    full = asyncio.Event()
+
+    async def login(number: int) -> None:
+        charge = await throttle.charge("alice@R", "192.0.2.1")
+        passed.append(number)
+        full.set()
+        await asyncio.sleep(0.01)  # the KDC
+        await throttle.settle(charge, "succeeded")
+
+    waiting = [asyncio.create_task(login(number)) for number in range(12)]
+    await full.wait()
+    for number in range(12, 30):  # they come when some have been waiting
+        waiting.append(asyncio.create_task(login(number)))
+        await asyncio.sleep(0.005)
+    await asyncio.gather(*waiting)
+    late = [at - number for at, number in enumerate(passed)]
+    assert max(late) <= 2, passed
+
+
+async def test_as_many_wait_as_may_and_those_who_came_first(database, clock):
+    """Would have caught: a newcomer in the place of one who waits and just looks, who is then sent away."""
+    throttle = LoginThrottle(msgspec.structs.replace(LIMITS, login_queue=4), database, clock=clock)
+    tried = [await throttle.charge(ALICE, "192.0.2.1") for _ in range(3)]
+    came = []
+    for _ in range(12):
+        came.append(asyncio.create_task(throttle.charge(ALICE, "192.0.2.1")))
+        await asyncio.sleep(0.03)
+    sent_away = [task for task in came if task.done()]
+    assert sent_away == came[4:], [task.done() for task in came]
+    assert {task.exception().code for task in sent_away} == {"too-many-logins"}
+    for charge in tried:
+        await throttle.settle(charge, "succeeded")
+    for task in came[:4]:
+        await throttle.settle(await asyncio.wait_for(task, 5), "succeeded")
+
+
+async def test_a_verdict_of_this_process_is_seen_at_once(throttle, monkeypatch):
+    """Would have caught: the next in line asleep while the token lies there."""
+    monkeypatch.setattr("hipercow_slurm.api.throttle._FIRST_PAUSE_S", 10.0)
+    tried = [await throttle.charge(ALICE, "192.0.2.1") for _ in range(3)]
+    line = [asyncio.create_task(throttle.charge(ALICE, "192.0.2.1")) for _ in range(3)]
+    await asyncio.sleep(0.1)
+    assert not any(task.done() for task in line)
+    for charge in tried:
+        await throttle.settle(charge, "succeeded")
+    for task in line:
+        await throttle.settle(await asyncio.wait_for(task, 5), "succeeded")
+
+
+async def test_a_crowd_at_another_address_is_not_waited_for(throttle):
+    """Would have caught: a queue for the user, in which a guesser's tries stand before the user's own."""
+    guesses = [await throttle.charge("alice@R", "198.51.100.1")]
+    crowd = [asyncio.create_task(throttle.charge("alice@R", "198.51.100.1")) for _ in range(10)]
+    await asyncio.sleep(0.1)
+    await throttle.settle(await asyncio.wait_for(throttle.charge("alice@R", "192.0.2.1"), 5), "succeeded")
+    for task in crowd:
+        task.cancel()
+    await asyncio.gather(*crowd, return_exceptions=True)
+    for guess in guesses:
+        await throttle.settle(guess, "undecided")
 
 
 async def test_many_wrong_passwords_at_once_are_as_few_as_one_by_one(throttle):

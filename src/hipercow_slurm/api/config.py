@@ -190,7 +190,7 @@ class Limits(Table, frozen=True):
 
     Attributes:
         login_workers: password checks at the same time (0: number of cores).
-        login_queue: password checks waiting for a worker; more get 429.
+        login_queue: password checks waiting for a worker, and logins waiting for others' verdicts; more get 429.
         failures_per_user, failure_user_window_s: failed logins per user, from all addresses; they are forgotten when
             none was added for so many seconds, or at a right login. Keep the number below the KDC's own lockout
             threshold and the time not below its observation window (MIT: -failurecountinterval): then nobody can lock
