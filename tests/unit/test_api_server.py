@@ -95,6 +95,25 @@ async def test_the_second_request_has_the_same_deadline(url, certificate):
     writer.close()
 
 
+async def test_only_a_body_that_has_come_needs_no_deadline(certificate, tmp_path):
+    """The mark must not be there early: who sees it waits for the body as long as it takes."""
+    whole: asyncio.Queue[bool] = asyncio.Queue()
+
+    async def app(scope, receive, send):
+        whole.put_nowait(scope.get("hipercow.whole", False))
+        await echo(scope, receive, send)
+
+    begun = b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4\r\n\r\n"
+    async with serving(app, configuration(certificate, tmp_path, limits=LIMITS)) as url:
+        reader, writer = await connect(url, certificate)
+        for first, rest in ((begun + b"body", b""), (begun, b"body"), (begun + b"bo", b"dy")):
+            writer.write(first)
+            assert await asyncio.wait_for(whole.get(), 5) == (not rest), (first, rest)
+            writer.write(rest)
+            assert await asyncio.wait_for(reader.readuntil(b"fine"), 5)
+        writer.close()
+
+
 async def test_a_flood_of_headers_is_refused(url, certificate):
     flood = b"GET / HTTP/1.1\r\n" + b"X-Header: aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa\r\n" * 2000
     assert (await answer_to(url, certificate, flood))[1]["code"] == "headers-too-large"

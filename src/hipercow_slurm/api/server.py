@@ -186,10 +186,11 @@ def protocol(limits: Limits) -> type[HttpToolsProtocol]:
                 return
             if self.in_head:
                 self.head_bytes += len(data)
-                self.start_timer()
             super().data_received(data)
             if self.in_head and self.head_bytes > HEADER_BYTES:
                 self.refuse(431, "headers-too-large", "the request's headers are too large")
+            elif self.in_head and self.head_bytes:  # most come in one piece, and there is nothing to wait for
+                self.start_timer()
 
         def on_message_begin(self) -> None:
             super().on_message_begin()
@@ -205,6 +206,7 @@ def protocol(limits: Limits) -> type[HttpToolsProtocol]:
 
         def on_message_complete(self) -> None:
             self.in_head, self.head_bytes = True, 0
+            self.scope["hipercow.whole"] = True  # type: ignore[typeddict-unknown-key]
             super().on_message_complete()
 
         def on_response_complete(self) -> None:

@@ -32,9 +32,11 @@ class SlurmTokens:
             AccessError: the signer refuses this user. CredentialError: the ticket is no good.
             UnavailableError: the signer or the KDC does not answer.
         """
+        held = _held(session)
+        if held is not None:
+            return held
         async with session.identity_lock:
-            if session.identity is not None and session.identity[1] > time.time():
-                held: Identity = session.identity[0]
+            if (held := _held(session)) is not None:  # somebody else has just fetched it
                 return held
             signed = await self._signer.token(session.cred)
             if (signed.localname, signed.uid) != (session.localname, session.uid):
@@ -63,3 +65,11 @@ class SlurmTokens:
             if session.identity is kept_since:
                 session.identity = None
         return await act(await self.of(session))
+
+
+def _held(session: Session) -> Identity | None:
+    """What is kept for this session, if it is good for some time to come."""
+    if session.identity is None or session.identity[1] <= time.time():
+        return None
+    kept: Identity = session.identity[0]
+    return kept

@@ -33,6 +33,9 @@ class Filed:
     known: bool = True
 
 
+_NEVER = (0.0, Filed(None, known=False))
+
+
 class Tickets:
     """Asks and feeds the credential cache as the user."""
 
@@ -89,15 +92,22 @@ class Tickets:
 
     async def _times(self, session: Session) -> TicketTimes | None:
         """Ask once for all who want to know at this moment."""
+        found = self._remembered(session.uid)
+        if found is not None:
+            return found.times
         async with self._lock(session.uid):
-            found = self._answers.get(session.uid)
-            if found and found[0] > time.monotonic():
-                return found[1].times
+            if (found := self._remembered(session.uid)) is not None:  # somebody else has just asked
+                return found.times
             cred = await self._cache.get(session.uid, auth=session.cred)
             # Another person's ticket under this uid would be a fault of the cache; it is not this user's ticket.
             times = cred.times if cred is not None and cred.client == session.principal else None
             self._answers[session.uid] = (time.monotonic() + _REMEMBERED_S, Filed(times))
             return times
+
+    def _remembered(self, uid: int) -> Filed | None:
+        """What the cache said a moment ago."""
+        until, filed = self._answers.get(uid, _NEVER)
+        return filed if until > time.monotonic() else None
 
     def _lock(self, uid: int) -> asyncio.Lock:
         if len(self._locks) >= _KEPT:
