@@ -125,7 +125,9 @@ def test_what_the_strict_reader_would_refuse_is_refused(
     """No KDC gives that; libkrb5 would pass it on. The same without it is taken."""
 
     def give(wanted: dict[str, int]) -> KrbCred:
-        def renew(_context: Any, _data: bytes, _length: int, _out: Any, _size: int, made: Any, told: Any) -> int:
+        def renew(
+            _context: Any, _line: Any, _data: bytes, _length: int, _out: Any, _size: int, made: Any, told: Any
+        ) -> int:
             made[0] = wanted.get("size", 3)
             told[0 : calls.TOLD] = [wanted[name] for name in GOOD]
             return 0

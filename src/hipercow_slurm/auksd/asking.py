@@ -110,7 +110,7 @@ def renew_at_kdc(cred: KrbCred) -> KrbCred:
     A cross-realm ticket that would keep the whole from lasting longer is left out: a record ends with its first
     ticket to end.
     """
-    new = renewal.renew(cred)
+    new = renewal.renew(cred, often=True)
     if new.tickets > 1 and new.times.endtime <= cred.times.endtime:
         return krbcred.build(krbcred.tickets(new)[:1])
     return new

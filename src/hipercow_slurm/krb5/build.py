@@ -19,7 +19,7 @@ from pathlib import Path
 
 import cffi
 
-from hipercow_slurm.krb5 import cdef, codes, glue
+from hipercow_slurm.krb5 import cdef, codes, glue, line_source
 
 MODULE = "hipercow_slurm.krb5._libkrb5"
 TARGET = Path(__file__).with_name("_libkrb5.abi3.so")
@@ -27,7 +27,7 @@ TARGET = Path(__file__).with_name("_libkrb5.abi3.so")
 
 def main() -> int:
     """Build if needed; exit code 1 with the compiler's own words if it cannot be built."""
-    sources = [Path(module.__file__ or "") for module in (cdef, codes, glue)] + [Path(__file__)]
+    sources = [Path(module.__file__ or "") for module in (cdef, codes, glue, line_source)] + [Path(__file__)]
     if TARGET.exists() and all(source.stat().st_mtime <= TARGET.stat().st_mtime for source in sources):
         return 0
     # A folder of its own, on the same file system: two builds at once do not meet, and the last rename wins whole.
@@ -44,8 +44,8 @@ def main() -> int:
 def compile_in(folder: Path) -> subprocess.CompletedProcess[str]:
     """Compile the binding in ``folder``; the compiler's result."""
     ffi = cffi.FFI()
-    ffi.cdef(cdef.CDEF + cdef.CALLBACKS + glue.DECLARATIONS)
-    ffi.set_source(MODULE, glue.SOURCE, py_limited_api=True)
+    ffi.cdef(cdef.CDEF + cdef.CALLBACKS + line_source.DECLARATIONS + glue.DECLARATIONS)
+    ffi.set_source(MODULE, line_source.SOURCE + glue.SOURCE, py_limited_api=True)
     source = folder / "_libkrb5.c"
     with contextlib.redirect_stdout(None):  # cffi tells what it generates
         ffi.emit_c_code(str(source))

@@ -191,9 +191,16 @@ krb5_error_code krb5_c_encrypt_iov(krb5_context, const krb5_keyblock *, int32_t,
     krb5_crypto_iov *, size_t);
 """
 
+PROFILE = """
+krb5_error_code krb5_get_profile(krb5_context, struct _profile_t **);
+void profile_release(struct _profile_t *);
+long profile_get_values(struct _profile_t *, const char *const *names, char ***values);
+void profile_free_list(char **);
+"""
+
 ERROR_NUMBERS = "".join(f"#define {name} {number}\n" for name, number in codes.NUMBERS.items())
 
-CDEF = TYPES + CONSTANTS + ERROR_NUMBERS + CONTEXT + NAMES + CCACHE + KEYTAB + CREDS + AUTH
+CDEF = TYPES + CONSTANTS + ERROR_NUMBERS + CONTEXT + NAMES + CCACHE + KEYTAB + CREDS + AUTH + PROFILE
 
 # Called by libkrb5: a static function of the compiled module. Without that module there is none, and cffi must make
 # one at run time in memory that can be written and executed, which the systemd units forbid (MemoryDenyWriteExecute).

@@ -20,8 +20,8 @@ krb5_error_code hipercow_slurm_seal(krb5_context, krb5_auth_context, const char 
     char *out, size_t size, size_t *made);
 krb5_error_code hipercow_slurm_unseal(krb5_context, krb5_auth_context, const char *data, size_t length,
     char *out, size_t size, size_t *made);
-krb5_error_code hipercow_slurm_renew(krb5_context, const char *data, size_t length, char *out, size_t size,
-    size_t *made, int32_t *told);
+krb5_error_code hipercow_slurm_renew(krb5_context, hipercow_slurm_line *, const char *data, size_t length,
+    char *out, size_t size, size_t *made, int32_t *told);
 """
 
 SOURCE = r"""
@@ -100,9 +100,27 @@ hipercow_slurm_unseal(krb5_context context, krb5_auth_context auth, const char *
     return code ? code : given_out(context, &result, out, size, made);
 }
 
+/* Ask for it; again without line if an answer that came over it is of no use. */
+static krb5_error_code
+asked_for(krb5_context context, hipercow_slurm_line *line, krb5_principal client, krb5_ccache ccache,
+          krb5_creds *fresh)
+{
+    if (line && line->fd >= 0) {
+        uint32_t before = line->answered;
+        krb5_error_code code;
+        krb5_set_kdc_send_hook(context, over_line, line);
+        code = krb5_get_renewed_creds(context, fresh, client, ccache, NULL);
+        krb5_set_kdc_send_hook(context, NULL, NULL);
+        if (!code || line->answered == before)
+            return code;
+        line->fd = -1;
+    }
+    return krb5_get_renewed_creds(context, fresh, client, ccache, NULL);
+}
+
 /* What the KDC gives for the TGT of which found is the KRB-CRED. */
 static krb5_error_code
-renewed_by(krb5_context context, krb5_creds *found, krb5_creds *fresh)
+renewed_by(krb5_context context, hipercow_slurm_line *line, krb5_creds *found, krb5_creds *fresh)
 {
     krb5_ccache ccache = NULL;
     krb5_error_code code;
@@ -115,7 +133,7 @@ renewed_by(krb5_context context, krb5_creds *found, krb5_creds *fresh)
     if (!code)
         code = krb5_cc_store_cred(context, ccache, found);
     if (!code)
-        code = krb5_get_renewed_creds(context, fresh, found->client, ccache, NULL);
+        code = asked_for(context, line, found->client, ccache, fresh);
     /* Of whom, and for whom: a KDC could have sent us elsewhere. */
     if (!code && !(krb5_principal_compare(context, found->client, fresh->client)
                    && krb5_principal_compare(context, found->server, fresh->server)))
@@ -125,11 +143,11 @@ renewed_by(krb5_context context, krb5_creds *found, krb5_creds *fresh)
 }
 
 /* Renew the first ticket of a KRB-CRED in clear, a TGT; the new one as a KRB-CRED in clear. data was checked before:
- * krb5_rd_cred would crash on some. told: authtime, starttime, endtime, renew_till, type and length of the session
- * key, and whether it is bound to addresses. */
+ * krb5_rd_cred would crash on some. line: see line.py; NULL for none. told: authtime, starttime, endtime, renew_till,
+ * type and length of the session key, and whether it is bound to addresses. */
 static krb5_error_code
-hipercow_slurm_renew(krb5_context context, const char *data, size_t length, char *out, size_t size, size_t *made,
-                     int32_t *told)
+hipercow_slurm_renew(krb5_context context, hipercow_slurm_line *line, const char *data, size_t length, char *out,
+                     size_t size, size_t *made, int32_t *told)
 {
     krb5_data given = { 0, (unsigned int)length, (char *)data }, *answer = NULL;
     krb5_auth_context auth = NULL;
@@ -140,7 +158,7 @@ hipercow_slurm_renew(krb5_context context, const char *data, size_t length, char
     memset(&fresh, 0, sizeof fresh);
     code = krb5_rd_cred(context, auth, &given, &found, NULL);
     if (!code)
-        code = renewed_by(context, found[0], &fresh);
+        code = renewed_by(context, line, found[0], &fresh);
     if (!code)
         code = krb5_mk_1cred(context, auth, &fresh, &answer, NULL);
     if (!code) {

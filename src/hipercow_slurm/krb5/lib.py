@@ -84,11 +84,12 @@ def error_of(code: int, doing: str, stage: str, own_context: Any = None) -> Erro
 class _Context:
     """A krb5_context that is freed with its Python object."""
 
-    __slots__ = ("key", "pointer")
+    __slots__ = ("kept", "key", "pointer")
 
     def __init__(self, key: object = None) -> None:
         self.pointer: Any = NULL
         self.key = key
+        self.kept: dict[str, Any] = {}
         holder = ffi.new("krb5_context *")
         code = lib.krb5_init_context(holder)
         if code:  # no context to ask for the message with: krb5.conf is missing or not readable as one
@@ -125,6 +126,15 @@ def context() -> Any:
             _local.context = _Context(key)
         _local.config, _local.checked = config, now
     return _local.context.pointer
+
+
+def kept() -> dict[str, Any]:
+    """What is to be thrown away with the calling thread's krb5_context: what was made by its configuration."""
+    held = _local.context
+    if held is None:
+        context()
+        return kept()
+    return held.kept
 
 
 def any_context() -> Any:

@@ -57,8 +57,10 @@ def hipercow_slurm_unseal(context: Any, auth: Any, data: bytes, length: int, out
     return _made(context, out, size, made, lambda result: lib.krb5_rd_priv(context, auth, given, result, NULL))
 
 
-def hipercow_slurm_renew(context: Any, data: bytes, length: int, out: Any, size: int, made: Any, told: Any) -> int:
-    """See ``glue.py``."""
+def hipercow_slurm_renew(
+    context: Any, _line: Any, data: bytes, length: int, out: Any, size: int, made: Any, told: Any
+) -> int:
+    """See ``glue.py``; no line is ever used."""
     auth, found = ffi.new("krb5_auth_context *"), ffi.new("krb5_creds ***")
     code = hipercow_slurm_begin(context, 0, NULL, NULL, auth)
     if code:

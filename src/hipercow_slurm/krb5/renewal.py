@@ -14,19 +14,22 @@ import time
 from collections.abc import Iterator
 
 from hipercow_slurm.errors import AccessError, CredentialError, Error, ProtocolError
-from hipercow_slurm.krb5 import calls, codes, krbcred
+from hipercow_slurm.krb5 import calls, codes, krbcred, line
 from hipercow_slurm.krb5.creds import ticket_for
 from hipercow_slurm.krb5.krbcred import RENEWABLE, Ticket
-from hipercow_slurm.krb5.lib import context, error_of, ffi
+from hipercow_slurm.krb5.lib import NULL, context, error_of, ffi
 from hipercow_slurm.values import KrbCred, TicketTimes
 
 UINT32 = 0xFFFFFFFF  # libkrb5's times are signed, ours are not
 
 
-def renew(cred: KrbCred) -> KrbCred:
+def renew(cred: KrbCred, *, often: bool = False) -> KrbCred:
     """Renew a TGT at the KDC, and get cross-realm tickets beside it anew where they would end before it.
 
     A cross-realm ticket that the KDC does not give any more is kept while it is valid.
+
+    Args:
+        often: this thread does that all the time, and keeps a line to the KDC (``line.py``).
 
     Raises:
         CredentialError: ``not-renewable``, ``renew-exhausted`` (renew_till has passed), ``expired``, ``clock-skew``,
@@ -38,7 +41,9 @@ def renew(cred: KrbCred) -> KrbCred:
     if cred.times.renew_till <= time.time() and (why := _hopeless(cred)):
         raise why
     own = calls.own.scratch
-    code = calls.renew(context(), cred.der, len(cred.der), own.out, calls.OUT, own.made, own.told)
+    asking = context()
+    kept = line.ready(cred.client) if often else NULL
+    code = calls.renew(asking, kept, cred.der, len(cred.der), own.out, calls.OUT, own.made, own.told)
     if code:
         raise _hopeless(cred) or error_of(code, f"renew the TGT of {cred.client}", codes.TGS)
     renewed = _taken(cred.client, own)
