@@ -24,7 +24,8 @@ import httpx
 
 from api_parts import Certificate, make_certificate
 from hipercow_slurm.signer import keys
-from hipercow_slurm.testing.realm import Realm, free_port
+from hipercow_slurm.testing.ports import free_port
+from hipercow_slurm.testing.realm import Realm
 from slurm_double import SlurmDouble
 
 API_UID, MINIMUM_UID = 5201, 1000

@@ -19,7 +19,7 @@ from starlette.types import ASGIApp
 
 from hipercow_slurm.api import server
 from hipercow_slurm.api.config import Api, Cache, CacheServer, Config, Limits, Signer
-from hipercow_slurm.testing.realm import free_port
+from hipercow_slurm.testing.ports import free_port
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import subprocess
 import time
 from pathlib import Path
 
-from hipercow_slurm.testing.realm import free_port
+from hipercow_slurm.testing.ports import free_port
 
 CONF = """\
 name = radiusd

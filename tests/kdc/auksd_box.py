@@ -20,7 +20,8 @@ from typing import Any
 
 from hipercow_slurm.client.auks import AuksClient, Limits, Server
 from hipercow_slurm.krb5 import creds
-from hipercow_slurm.testing.realm import Realm, free_port
+from hipercow_slurm.testing.ports import free_port
+from hipercow_slurm.testing.realm import Realm
 from hipercow_slurm.values import KrbCred
 
 PASSWORD = "pass word 1"

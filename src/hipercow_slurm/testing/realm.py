@@ -10,14 +10,15 @@ from __future__ import annotations
 import atexit
 import contextlib
 import os
-import random
 import shutil
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+
+from hipercow_slurm.testing import realm_conf
+from hipercow_slurm.testing.ports import free_port
 
 START_TIMEOUT_S = 10.0
 STOP_TIMEOUT_S = 5.0
@@ -26,42 +27,6 @@ READY = "commencing operation"
 
 # What kadmin.local prints on standard error though all is well.
 HARMLESS = ("No policy specified for", "No dictionary file specified")
-
-KRB5_CONF = """\
-[libdefaults]
-    default_realm = {name}
-    dns_lookup_realm = false
-    dns_lookup_kdc = false
-    dns_canonicalize_hostname = false
-    rdns = false
-    canonicalize = false
-    forwardable = true
-    noaddresses = true
-    clockskew = {clockskew_s}
-[realms]
-{realms}[domain_realm]
-{domains}"""
-
-KDC_CONF = """\
-[kdcdefaults]
-    kdc_listen = {host}:{port}
-    kdc_tcp_listen = {host}:{port}
-[realms]
-    {name} = {{
-        database_name = {dir}/principal
-        key_stash_file = {dir}/stash
-        kadmind_listen = {host}:{admin_port}
-        kpasswd_listen = {host}:{kpasswd_port}
-        acl_file = {dir}/kadm5.acl
-        max_life = {max_life}
-        max_renewable_life = {max_renew}
-        default_principal_flags = +preauth
-    }}
-[logging]
-    kdc = FILE:{dir}/kdc.log
-    admin_server = FILE:{dir}/kadmin.log
-    default = FILE:{dir}/other.log
-"""
 
 
 class Realm:
@@ -252,18 +217,9 @@ class Realm:
 
     def write_config(self) -> None:
         """Write krb5.conf and kdc.conf (also after attributes of this object were changed)."""
-        rules = "".join(f"        auth_to_local = {rule}\n" for rule in self.auth_to_local)
-        admin = ""
-        if self.passwords_change:
-            admin = f"        admin_server = {self.host}:{self.admin_port}\n"
-            admin += f"        kpasswd_server = {self.host}:{self.kpasswd_port}\n"
-        realms = f"    {self.name} = {{\n        kdc = {self.host}:{self.port}\n{admin}{rules}    }}\n"
-        realms += "".join(f"    {name} = {{\n        kdc = {kdc}\n    }}\n" for name, kdc in self.others.items())
-        domains = "".join(f"    {domain} = {self.name}\n" for domain in self.domains)
-        values = {**vars(self), "realms": realms, "domains": domains}
-        self.krb5_conf.write_text(KRB5_CONF.format(**values), encoding="utf-8")
+        self.krb5_conf.write_text(realm_conf.krb5_conf(self), encoding="utf-8")
         self.krb5_conf.chmod(0o644)
-        (self.dir / "kdc.conf").write_text(KDC_CONF.format(**values) + self.kdc_conf_more, encoding="utf-8")
+        (self.dir / "kdc.conf").write_text(realm_conf.kdc_conf(self), encoding="utf-8")
 
     def _start_kdc(self) -> None:
         if self.pid is not None:
@@ -328,28 +284,6 @@ class Realm:
         if done.returncode:
             raise RuntimeError(f"{program} ended with {done.returncode}: {done.stderr.strip()}")
         return done
-
-
-def free_port(host: str = "127.0.0.1", count: int = 1) -> int:
-    """A port free for both TCP and UDP just now; the first of ``count`` such in a row.
-
-    Below those that the kernel gives to outgoing connections: none of those can take it before it is used.
-    """
-    for _ in range(200):
-        first = random.randrange(10_000, 32_000)
-        if all(_free(host, first + n) for n in range(count)):
-            return first
-    raise RuntimeError(f"no port free for both TCP and UDP on {host}")
-
-
-def _free(host: str, port: int) -> bool:
-    try:
-        for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
-            with socket.socket(socket.AF_INET, kind) as sock:
-                sock.bind((host, port))
-    except OSError:
-        return False
-    return True
 
 
 def _program(name: str) -> str:

@@ -17,7 +17,7 @@ from hipercow_slurm.store.envelope import read_key_file
 from hipercow_slurm.store.sqlite import SqliteStore
 from hipercow_slurm.testing.bench import process
 from hipercow_slurm.testing.bench.site import ACL, FIRST_UID, SERVICE, Site
-from hipercow_slurm.testing.realm import free_port
+from hipercow_slurm.testing.ports import free_port
 from hipercow_slurm.values import KrbCred
 
 START_S = 300.0
