@@ -278,6 +278,7 @@ def test_rotated_keytab_is_picked_up(
 ) -> None:
     """Keys held in memory are those of the file, also after it was replaced; without the file there are none."""
     monkeypatch.setattr(keytab, "SETTLED_S", settled_s)
+    monkeypatch.setattr(keytab, "LOOK_S", 0.0)
     service = f"test/rotated{settled_s > 0:d}"
     kdc.realm.add_service(service)
     path = kdc.realm.keytab(tmp_path / "kt", service)
@@ -292,6 +293,36 @@ def test_rotated_keytab_is_picked_up(
         kdc.realm.keytab(path, service)
     path.unlink()
     request = auth.Initiator(cred, service, local=None, remote=None).ap_req()
+    gone = auth.Acceptor(str(path), service, local=None, remote=None)
+    refused(lambda: gone.ap_req(request), ConfigError, "keytab")
+
+
+def test_keytab_in_memory_is_not_looked_at_for_each_ticket(
+    kdc: Kdc, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between two looks its keys are good without the file; a ticket under a key that just came is a reason to look."""
+    monkeypatch.setattr(keytab, "SETTLED_S", -1.0)
+    monkeypatch.setattr(keytab, "LOOK_S", 3600.0)
+    service = "test/seldom"
+    kdc.realm.add_service(service)
+    path, cred = kdc.realm.keytab(tmp_path / "kt", service), kdc.login()
+
+    def accepted() -> None:
+        with (
+            auth.Initiator(cred, service, local=None, remote=None) as initiator,
+            auth.Acceptor(str(path), service, local=None, remote=None) as acceptor,
+        ):
+            initiator.ap_rep(acceptor.ap_req(initiator.ap_req()))
+
+    accepted()
+    away = path.rename(tmp_path / "away")
+    accepted()
+    away.rename(path)
+    kdc.realm.kadmin(f"cpw -randkey {service}")
+    kdc.realm.keytab(path, service)
+    accepted()
+    path.unlink()
+    request = auth.Initiator(cred, "auks/head.test", local=None, remote=None).ap_req()
     gone = auth.Acceptor(str(path), service, local=None, remote=None)
     refused(lambda: gone.ap_req(request), ConfigError, "keytab")
 

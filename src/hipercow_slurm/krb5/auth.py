@@ -21,6 +21,7 @@ from hipercow_slurm.krb5.krbcred import Ticket, tickets
 from hipercow_slurm.krb5.lib import (
     NULL,
     Krb5Error,
+    any_context,
     check,
     context,
     error_of,
@@ -112,6 +113,10 @@ class Initiator(Peer):
         super().__init__(local, remote)
         self.service = service_ticket.service
         self._ticket = service_ticket.ticket
+        holder = calls.own.scratch.auth
+        own, peer, _keep = self._addresses()
+        check(calls.begin(any_context(), self._FLAGS, own, peer, holder), "set up authentication", codes.SETUP)
+        self._own(holder[0])
         # After the AP exchange: a ticket's own addresses are compared with the real ones.
         self._real = self._real and not nat
 
@@ -148,7 +153,7 @@ class Acceptor(Peer):
     """The server's end: ``ap_req(received)`` gives the AP-REP to send, then ``unseal`` and ``seal``.
 
     Args:
-        keytab: name of the keytab; read at every ``ap_req``, so a rotated one is picked up by itself.
+        keytab: name of the keytab; a rotated one is picked up by itself (``keytab.loaded``).
         service: principal text the ticket must be for; None takes any key in the keytab.
         local, remote: IPv4 addresses of the connection, 4 bytes each; None where there are none (unix socket).
 
@@ -175,20 +180,44 @@ class Acceptor(Peer):
         """
         self._begin(NEW)
         check_message(data, AP_REQ, "AP-REQ", limit=MAX_AP_REQ)
-        server = calls.principal(self._service) if self._service is not None else NULL
-        keys, scratch, ctx = keytab.loaded(self._keytab), calls.own.scratch, context()
-        out, into = scratch.out, (scratch.out, calls.OUT, scratch.made, scratch.client, calls.CLIENT)
-        code = calls.accept(ctx, self._auth, data, len(data), server, keys, scratch.options, *into)
+        ctx, scratch, keys = context(), calls.own.scratch, keytab.loaded(self._keytab)
+        code = self._accept(ctx, scratch, data, keys)
+        if code and (keys := keytab.newer(self._keytab, keys)) is not None:
+            code = self._accept(ctx, scratch, data, keys)
         if code:
             if code == _NO_KEY:
                 keytab.principals(self._keytab)  # libkrb5 says the same of a keytab it cannot read: ours, then
             raise error_of(code, "accept a ticket", codes.ACCEPT)
+        self._own(scratch.auth[0])
         if not scratch.options[0] & _MUTUAL:
             raise ProtocolError("AP-REQ: the client does not want us to prove who we are", code="auth-failed")
-        answer: bytes = ffi.unpack(out, scratch.made[0])
+        answer: bytes = ffi.unpack(scratch.out, scratch.made[0])
         self.client = self._client(ctx, ffi.string(scratch.client))
         self._join()
         return answer
+
+    def _accept(self, ctx: Any, scratch: calls.Scratch, data: bytes, keys: Any) -> int:
+        """Have libkrb5 check an AP-REQ and answer it; what it made of it is in ``scratch``."""
+        server = calls.principal(self._service) if self._service is not None else NULL
+        own, peer, _keep = self._addresses()
+        code: int = calls.accept(
+            ctx,
+            self._FLAGS,
+            own,
+            peer,
+            scratch.auth,
+            data,
+            len(data),
+            server,
+            keys,
+            scratch.options,
+            scratch.out,
+            calls.OUT,
+            scratch.made,
+            scratch.client,
+            calls.CLIENT,
+        )
+        return code
 
     def krb_error(self, error: Exception) -> bytes:
         """The KRB-ERROR that tells a refused client why, as krb5_recvauth would; without our own words."""

@@ -13,9 +13,9 @@ from __future__ import annotations
 DECLARATIONS = """
 krb5_error_code hipercow_slurm_begin(krb5_context, int32_t flags, krb5_address *own, krb5_address *peer,
     krb5_auth_context *);
-krb5_error_code hipercow_slurm_accept(krb5_context, krb5_auth_context, const char *data, size_t length,
-    krb5_const_principal server, krb5_keytab, int32_t *options, char *out, size_t size, size_t *made,
-    char *client, size_t client_size);
+krb5_error_code hipercow_slurm_accept(krb5_context, int32_t flags, krb5_address *own, krb5_address *peer,
+    krb5_auth_context *, const char *data, size_t length, krb5_const_principal server, krb5_keytab, int32_t *options,
+    char *out, size_t size, size_t *made, char *client, size_t client_size);
 krb5_error_code hipercow_slurm_seal(krb5_context, krb5_auth_context, const char *data, size_t length,
     char *out, size_t size, size_t *made);
 krb5_error_code hipercow_slurm_unseal(krb5_context, krb5_auth_context, const char *data, size_t length,
@@ -56,16 +56,13 @@ given_out(krb5_context context, krb5_data *result, char *out, size_t size, size_
     return 0;
 }
 
-/* Check an AP-REQ and make the AP-REP. client: who it is as krb5_unparse_name writes it; empty if there is no room. */
 static krb5_error_code
-hipercow_slurm_accept(krb5_context context, krb5_auth_context auth, const char *data, size_t length,
-                      krb5_const_principal server, krb5_keytab keys, int32_t *options, char *out, size_t size,
-                      size_t *made, char *client, size_t client_size)
+accepted_by(krb5_context context, krb5_auth_context auth, krb5_data *given, krb5_const_principal server,
+            krb5_keytab keys, int32_t *options, krb5_data *answer, char *client, size_t client_size)
 {
-    krb5_data given = { 0, (unsigned int)length, (char *)data }, answer = { 0, 0, NULL };
     krb5_authenticator *authenticator = NULL;
     char *name = NULL;
-    krb5_error_code code = krb5_rd_req(context, &auth, &given, server, keys, options, NULL);
+    krb5_error_code code = krb5_rd_req(context, &auth, given, server, keys, options, NULL);
     if (!code)
         code = krb5_auth_con_getauthenticator(context, auth, &authenticator);
     if (code)
@@ -78,8 +75,27 @@ hipercow_slurm_accept(krb5_context context, krb5_auth_context auth, const char *
     if (strlen(name) < client_size)
         strcpy(client, name);
     krb5_free_unparsed_name(context, name);
-    code = krb5_mk_rep(context, auth, &answer);
-    return code ? code : given_out(context, &answer, out, size, made);
+    return krb5_mk_rep(context, auth, answer);
+}
+
+/* Check an AP-REQ and make the AP-REP, in a new auth context. client: who it is as krb5_unparse_name writes it; empty
+ * if there is no room. */
+static krb5_error_code
+hipercow_slurm_accept(krb5_context context, int32_t flags, krb5_address *own, krb5_address *peer,
+                      krb5_auth_context *auth, const char *data, size_t length, krb5_const_principal server,
+                      krb5_keytab keys, int32_t *options, char *out, size_t size, size_t *made, char *client,
+                      size_t client_size)
+{
+    krb5_data given = { 0, (unsigned int)length, (char *)data }, answer = { 0, 0, NULL };
+    krb5_error_code code = hipercow_slurm_begin(context, flags, own, peer, auth);
+    if (code)
+        return code;
+    code = accepted_by(context, *auth, &given, server, keys, options, &answer, client, client_size);
+    if (!code)
+        return given_out(context, &answer, out, size, made);
+    krb5_auth_con_free(context, *auth);
+    *auth = NULL;
+    return code;
 }
 
 static krb5_error_code

@@ -9,6 +9,7 @@ import itertools
 import os
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from hipercow_slurm.errors import ConfigError, RequestError
@@ -16,9 +17,21 @@ from hipercow_slurm.krb5 import codes, convert, names
 from hipercow_slurm.krb5.lib import check, context, ffi, lib, own, release
 
 SETTLED_S = 2.0  # a file younger than that may change once more without its change time showing it
+LOOK_S = 0.1  # keys in memory are good for so long without a look at their file
 _Stamp = tuple[int, int, int, int]
-_loaded: dict[str, tuple[_Stamp, Any]] = {}  # by keytab name: there are as many as services of this process
 _numbers = itertools.count()
+
+
+@dataclass(slots=True)
+class _Copy:
+    """A keytab in memory: of the file that looked like ``stamp``, looked at again after ``until`` (monotonic)."""
+
+    stamp: _Stamp
+    handle: Any
+    until: float
+
+
+_copies: dict[str, _Copy] = {}  # by keytab name: there are as many as services of this process
 
 
 @contextlib.contextmanager
@@ -39,29 +52,46 @@ def resolve(keytab: str) -> Any:
     return own(holder[0], lib.krb5_kt_close)
 
 
-def loaded(keytab: str) -> Any:
+def loaded(keytab: str, *, look: bool = False) -> Any:
     """A krb5_keytab handle for accepting tickets, shared and in memory: a keytab file costs ten system calls a look.
 
-    The file is read again when it has changed. One that is missing, has just changed or is no file is what
-    ``resolve`` gives.
+    The file is read again when it has changed; whether it has is looked at every ``LOOK_S``, or with ``look`` now.
+    One that is missing, has just changed or is no file is what ``resolve`` gives.
     """
+    now, copy = time.monotonic(), _copies.get(keytab)
+    if copy is not None and now < copy.until and not look:
+        return copy.handle
     path = keytab.removeprefix("FILE:")
     try:
         found = os.stat(path)  # noqa: PTH116  # per connection; making a Path costs more
     except (OSError, ValueError):
+        _copies.pop(keytab, None)
         return resolve(keytab)
     stamp = (found.st_mtime_ns, found.st_ctime_ns, found.st_ino, found.st_size)
-    known = _loaded.get(keytab)
-    if known is not None and known[0] == stamp:
-        return known[1]
+    if copy is not None and copy.stamp == stamp:
+        copy.until = now + LOOK_S
+        return copy.handle
+    _copies.pop(keytab, None)
     if abs(time.time() - max(found.st_mtime, found.st_ctime)) < SETTLED_S:
         return resolve(keytab)
     try:
-        copy = _copy(keytab)
+        handle = _copy(keytab)
     except ConfigError:  # whoever uses it is told what is wrong with it
         return resolve(keytab)
-    _loaded[keytab] = stamp, copy
-    return copy
+    _copies[keytab] = _Copy(stamp, handle, now + LOOK_S)
+    return handle
+
+
+def newer(keytab: str, than: Any) -> Any:
+    """What ``loaded`` gives now if ``than`` are keys in memory whose file has changed; else None.
+
+    For a ticket they do not open: it may be under a key that came to the file a moment ago.
+    """
+    copy = _copies.get(keytab)
+    if copy is None or copy.handle is not than:
+        return None
+    found = loaded(keytab, look=True)
+    return None if found is than else found
 
 
 def _copy(keytab: str) -> Any:

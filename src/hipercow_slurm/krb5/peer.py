@@ -15,7 +15,7 @@ from typing import Any, Self
 from hipercow_slurm.errors import InternalError
 from hipercow_slurm.krb5 import calls, codes
 from hipercow_slurm.krb5.der import check_message
-from hipercow_slurm.krb5.lib import NULL, any_context, check, context, error_of, ffi, lib, release
+from hipercow_slurm.krb5.lib import NULL, any_context, check, context, error_of, ffi, lib
 
 # The frame layer holds peers to the limits of the protocol; this one is only libkrb5's own int.
 MAX_PRIV = 2**31 - 1
@@ -50,17 +50,24 @@ class Peer:
     _FLAGS = lib.KRB5_AUTH_CONTEXT_DO_SEQUENCE
 
     def __init__(self, local: bytes | None, remote: bytes | None) -> None:
-        holder, own, peer = calls.own.scratch.auth, NULL, NULL
         self._real = local is not None and remote is not None
-        if local is not None and remote is not None:
-            # Before the AP exchange: a ticket that carries addresses is compared with the remote one.
-            own, peer, _keep = calls.addresses(local, remote)
-            self._local, self._remote = local, remote
-        if code := calls.begin(any_context(), self._FLAGS, own, peer, holder):
-            raise error_of(code, "set up authentication", codes.SETUP)
-        self._auth = ffi.gc(holder[0], _free_auth)
+        self._local, self._remote = local, remote
+        self._auth = NULL
         self._state = NEW
         self._proved = False
+
+    def _addresses(self) -> tuple[Any, Any, Any]:
+        """Ours and the peer's for an auth context, and what must be kept meanwhile.
+
+        Set before the AP exchange: a ticket that carries addresses is compared with the remote one.
+        """
+        if self._local is None or self._remote is None:
+            return NULL, NULL, None
+        return calls.addresses(self._local, self._remote)
+
+    def _own(self, auth: Any) -> None:
+        """Take over a new auth context."""
+        self._auth = ffi.gc(auth, _free_auth)
 
     def seal(self, data: bytes) -> bytes:
         """A KRB-PRIV around ``data``: with sequence number and addresses, without timestamp."""
@@ -89,6 +96,7 @@ class Peer:
         from hipercow_slurm.krb5 import bulk  # the cache's only: whoever runs in an srun does not load its ciphers
 
         self._begin(JOINED)
+        assert self._local is not None and self._remote is not None, "there are some from _join on"
         sealed = bulk.seal(
             self._auth, length, content, (calls.ADDRTYPE_INET, self._local), (calls.ADDRTYPE_INET, self._remote)
         )
@@ -121,7 +129,8 @@ class Peer:
         """Free what libkrb5 holds; harmless twice."""
         self._state = CLOSED
         auth, self._auth = self._auth, NULL
-        release(auth)
+        if auth is not NULL:
+            ffi.release(auth)
 
     def __enter__(self) -> Self:
         return self

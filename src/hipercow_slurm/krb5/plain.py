@@ -25,6 +25,9 @@ def hipercow_slurm_begin(context: Any, flags: int, own: Any, peer: Any, auth: An
 
 def hipercow_slurm_accept(
     context: Any,
+    flags: int,
+    own: Any,
+    peer: Any,
     auth: Any,
     data: bytes,
     length: int,
@@ -38,11 +41,17 @@ def hipercow_slurm_accept(
     client_size: int,
 ) -> int:
     """See ``glue.py``; there is never room for the client's name."""
-    holder = ffi.new("krb5_auth_context *", auth)
     client[0] = b"\0"
     given, _keep = _given(data, length)
-    code: int = lib.krb5_rd_req(context, holder, given, server, keys, options, NULL)
-    return code or _made(context, out, size, made, lambda answer: lib.krb5_mk_rep(context, auth, answer))
+    code = hipercow_slurm_begin(context, flags, own, peer, auth)
+    if code:
+        return code
+    code = lib.krb5_rd_req(context, auth, given, server, keys, options, NULL)
+    code = code or _made(context, out, size, made, lambda answer: lib.krb5_mk_rep(context, auth[0], answer))
+    if code:
+        lib.krb5_auth_con_free(context, auth[0])
+        auth[0] = NULL
+    return code
 
 
 def hipercow_slurm_seal(context: Any, auth: Any, data: bytes, length: int, out: Any, size: int, made: Any) -> int:
