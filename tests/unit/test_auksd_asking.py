@@ -5,7 +5,7 @@ import threading
 import time
 
 import pytest
-from test_auksd_renewer import due, put, running, until
+from test_auksd_renewer import by, due, put, running, until
 
 from hipercow_slurm.auksd import asking
 from hipercow_slurm.auksd.asking import Asking
@@ -101,7 +101,7 @@ async def test_what_is_given_back_comes_first():
 async def test_what_came_before_a_hang_is_known_and_what_comes_after_is_given_back(monkeypatch):
     monkeypatch.setattr(asking, "SLOW_S", 0.1)
     kdc, back = Kdc("b@R"), []
-    asked = Asking(kdc, 1)
+    asked = Asking(by(kdc), 1)
     task = asyncio.create_task(asked.ask([sealed(name) for name in ("a@R", "b@R", "c@R", "d@R")], back.extend))
     assert [name for name, _ in await taken(asked, 1)] == ["a@R"]
     await until(lambda: back)
@@ -120,7 +120,7 @@ async def test_one_that_fails_is_an_answer_and_the_others_go_on():
             raise UnavailableError("KDC unreachable", code="kdc-unreachable")
         return cred
 
-    asked = Asking(renew, 1)
+    asked = Asking(by(renew), 1)
     await asked.ask([sealed("a@R"), Broken(), sealed("c@R")], pytest.fail)
     answers = dict(await taken(asked, 3))
     assert {name: getattr(answer, "code", "renewed") for name, answer in answers.items()} == {

@@ -8,6 +8,7 @@ import time
 import pytest
 
 from hipercow_slurm.auksd.agenda import Timing
+from hipercow_slurm.auksd.asking import OneByOne
 from hipercow_slurm.auksd.renewer import Renewer
 from hipercow_slurm.errors import UnavailableError
 from hipercow_slurm.store.base import Entry
@@ -53,6 +54,11 @@ def due(client="u@R", *, left=500, renew=100_000):
     return KrbCred(b"data", client, TicketTimes(now - 9000, now + left, now + renew))
 
 
+def by(kdc):
+    """What a renewer takes, by a function that renews one."""
+    return lambda creds: OneByOne(creds, kdc)
+
+
 @pytest.fixture
 def kdc():
     return Kdc()
@@ -67,7 +73,7 @@ async def store(tmp_path):
 
 @contextlib.asynccontextmanager
 async def running(store, kdc, **options):
-    renewer = Renewer(store, kdc, timing=TIMING, **{"rate_per_s": 10_000.0, **options})
+    renewer = Renewer(store, by(kdc), timing=TIMING, **{"rate_per_s": 10_000.0, **options})
     await renewer.load()
     task = asyncio.create_task(renewer.run())
     try:

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 from datetime import timedelta
 
-from test_auksd_renewer import TIMING, Kdc, due, put, until
+from test_auksd_renewer import TIMING, Kdc, by, due, put, until
 
 from hipercow_slurm.auksd.sharing import SharedRenewer
 from hipercow_slurm.store.envelope import Keys
@@ -20,7 +20,7 @@ async def instances(url, kdc, count, lease_s=4.0, **options):
             store = await PostgresStore.open(url, Keys(b"k" * 32))
             stack.push_async_callback(store.close)
             store.lease_s, store._lease = lease_s, timedelta(seconds=lease_s)
-            renewer = SharedRenewer(store, kdc, timing=TIMING, **{"rate_per_s": 10_000.0, **options})
+            renewer = SharedRenewer(store, by(kdc), timing=TIMING, **{"rate_per_s": 10_000.0, **options})
             task = asyncio.create_task(renewer.run())
             made.append((store, renewer, task))
         yield made

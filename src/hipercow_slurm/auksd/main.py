@@ -132,11 +132,12 @@ async def _run(
     vitals = Vitals(AuksdMetrics(shown) if found.metrics.listen else None)
     renewer = make_renewer(
         store,
-        vitals.asking_kdc(renew_at_kdc),
+        renew_at_kdc,
         threads=renew.threads,
         rate_per_s=renew.rate_per_s,
         timing=renew.timing(),
         observe=vitals.renewal,
+        asked=vitals.asked_kdc,
     )
     jobs = running.make_jobs(found, vitals)
     ledger = Ledger(vitals, audit)

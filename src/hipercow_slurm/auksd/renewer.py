@@ -37,10 +37,11 @@ class Renewer:
     """Renews what ``store`` holds; ``run`` until cancelled.
 
     Args:
-        renew: asks the KDC; blocks, perhaps long.
-        threads: how many such calls at once.
+        renew: asks the KDC, for a few at a time.
+        threads: how many it is asked for at once.
         rate_per_s: how many are begun per second: after an outage everything is due.
         now: seconds since 1970.
+        asked: told how long the KDC took for each, and the error if it was one; in any thread.
         observe: told of each ``renewed``, ``failed`` (to be tried again) and ``dropped``.
 
     Attributes:
@@ -57,8 +58,9 @@ class Renewer:
         timing: Timing | None = None,
         now: Callable[[], float] = time.time,
         observe: Callable[[str], None] = lambda result: None,
+        asked: Callable[[float, Error | None], None] = lambda seconds, error: None,
     ) -> None:
-        self.asking = Asking(renew, threads)
+        self.asking = Asking(renew, threads, asked)
         self._observe = observe
         self._due_since: dict[int, float] = {}  # those whose renewal is due and has not succeeded yet
         self._store = store

@@ -10,7 +10,6 @@ from hipercow_slurm.auksd.metrics import AuksdMetrics
 from hipercow_slurm.errors import Error, UnavailableError
 from hipercow_slurm.metrics import Check
 from hipercow_slurm.slurm.oracle import Attempt
-from hipercow_slurm.values import KrbCred
 
 STORE_CODES = frozenset({"store-full", "store-failed", "store-corrupt"})
 _NEVER = float("-inf")
@@ -58,23 +57,8 @@ class Vitals:
         if error.code in STORE_CODES:
             self._store_failed_at, self._store_why = self._clock(), error.message
 
-    def asking_kdc(self, renew: Callable[[KrbCred], KrbCred]) -> Callable[[KrbCred], KrbCred]:
-        """``renew`` with its time taken; called in threads."""
-
-        def timed(cred: KrbCred) -> KrbCred:
-            began = self._clock()
-            try:
-                new = renew(cred)
-            except Error as error:
-                self.asked_kdc(self._clock() - began, error)
-                raise
-            self.asked_kdc(self._clock() - began, None)
-            return new
-
-        return timed
-
     def asked_kdc(self, seconds: float, error: Error | None) -> None:
-        """The KDC was asked, took so long, and gave a ticket or this error."""
+        """The KDC was asked, took so long, and gave a ticket or this error; from any thread."""
         now = self._clock()
         if isinstance(error, UnavailableError):
             self._kdc_why, self._kdc_down_at = error.message, now

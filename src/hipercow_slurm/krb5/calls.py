@@ -20,6 +20,9 @@ if MODE == "abi":
 begin, accept = _glue.hipercow_slurm_begin, _glue.hipercow_slurm_accept
 seal, unseal = _glue.hipercow_slurm_seal, _glue.hipercow_slurm_unseal
 renew = _glue.hipercow_slurm_renew
+if MODE == "api":  # see ``together.py``
+    renew_each, claim = _glue.hipercow_slurm_renew_each, _glue.hipercow_slurm_claim
+    end, done = _glue.hipercow_slurm_end, _glue.hipercow_slurm_done
 
 
 class Scratch:

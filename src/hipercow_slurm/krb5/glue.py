@@ -22,11 +22,18 @@ krb5_error_code hipercow_slurm_unseal(krb5_context, krb5_auth_context, const cha
     char *out, size_t size, size_t *made);
 krb5_error_code hipercow_slurm_renew(krb5_context, hipercow_slurm_line *, const char *data, size_t length,
     char *out, size_t size, size_t *made, int32_t *told);
+typedef struct { int32_t next, count, done, failed; } hipercow_slurm_turn;
+int32_t hipercow_slurm_claim(hipercow_slurm_turn *);
+int32_t hipercow_slurm_end(hipercow_slurm_turn *);
+int32_t hipercow_slurm_done(hipercow_slurm_turn *);
+krb5_error_code hipercow_slurm_renew_each(krb5_context, hipercow_slurm_line *, hipercow_slurm_turn *,
+    const char *const *data, const size_t *length, char *out, size_t size, size_t *made, int32_t *told, double *took);
 """
 
 SOURCE = r"""
 #include <krb5.h>
 #include <string.h>
+#include <time.h>
 
 /* An auth context; addresses NULL: without. */
 static krb5_error_code
@@ -192,5 +199,65 @@ hipercow_slurm_renew(krb5_context context, hipercow_slurm_line *line, const char
     krb5_free_tgt_creds(context, found);
     krb5_auth_con_free(context, auth);
     return code;
+}
+
+/* Several in turn: next is the one to begin with, done how many of them there is a result of, failed the last one
+ * without. The thread that ends a turn is not the one that is at work on it. */
+typedef struct {
+    int32_t next, count, done, failed;
+} hipercow_slurm_turn;
+
+enum { HIPERCOW_SLURM_TOLD = 7, HIPERCOW_SLURM_ROOM = 34 * 1024 };
+
+/* The number of the next one, -1 if there is none (any more). */
+static int32_t
+hipercow_slurm_claim(hipercow_slurm_turn *turn)
+{
+    int32_t mine = __atomic_load_n(&turn->next, __ATOMIC_SEQ_CST);
+    while (mine < turn->count)
+        if (__atomic_compare_exchange_n(&turn->next, &mine, mine + 1, 0, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST))
+            return mine;
+    return -1;
+}
+
+/* None is begun any more; how many were. */
+static int32_t
+hipercow_slurm_end(hipercow_slurm_turn *turn)
+{
+    return __atomic_exchange_n(&turn->next, turn->count, __ATOMIC_SEQ_CST);
+}
+
+static int32_t
+hipercow_slurm_done(hipercow_slurm_turn *turn)
+{
+    return __atomic_load_n(&turn->done, __ATOMIC_SEQ_CST);
+}
+
+/* hipercow_slurm_renew for each, results one behind the other; comes back for one that fails, and while out has room
+ * for another. took: seconds. */
+static krb5_error_code
+hipercow_slurm_renew_each(krb5_context context, hipercow_slurm_line *line, hipercow_slurm_turn *turn,
+                          const char *const *data, const size_t *length, char *out, size_t size, size_t *made,
+                          int32_t *told, double *took)
+{
+    struct timespec begin, end;
+    int32_t mine;
+    while (size >= HIPERCOW_SLURM_ROOM && (mine = hipercow_slurm_claim(turn)) >= 0) {
+        krb5_error_code code;
+        clock_gettime(CLOCK_MONOTONIC, &begin);
+        code = hipercow_slurm_renew(context, line, data[mine], length[mine], out, size, &made[mine],
+                                    told + HIPERCOW_SLURM_TOLD * mine);
+        clock_gettime(CLOCK_MONOTONIC, &end);
+        took[mine] = (double)(end.tv_sec - begin.tv_sec) + 1e-9 * (double)(end.tv_nsec - begin.tv_nsec);
+        turn->failed = mine;
+        if (code)
+            return code;
+        if (made[mine] > size)
+            return KRB5_BAD_MSIZE;
+        out += made[mine];
+        size -= made[mine];
+        __atomic_store_n(&turn->done, mine + 1, __ATOMIC_SEQ_CST);
+    }
+    return 0;
 }
 """

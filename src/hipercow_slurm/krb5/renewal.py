@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from hipercow_slurm.errors import AccessError, CredentialError, Error, ProtocolError
 from hipercow_slurm.krb5 import calls, codes, krbcred, line
@@ -45,22 +45,34 @@ def renew(cred: KrbCred, *, often: bool = False) -> KrbCred:
     kept = line.ready(cred.client) if often else NULL
     code = calls.renew(asking, kept, cred.der, len(cred.der), own.out, calls.OUT, own.made, own.told)
     if code:
-        raise _hopeless(cred) or error_of(code, f"renew the TGT of {cred.client}", codes.TGS)
-    renewed = _taken(cred.client, own)
+        raise refused(cred, code)
+    made = own.made[0]
+    octets = bytes(ffi.buffer(own.out, min(made, calls.OUT)))
+    ffi.memmove(own.out, bytes(len(octets)), len(octets))  # where it does not stay: there is a key in it
+    renewed = taken(cred.client, octets, ffi.unpack(own.told, calls.TOLD))
     if cred.tickets == 1:
         return renewed
     (tgt,) = krbcred.tickets(renewed)
     return krbcred.build([tgt, *_as_long(krbcred.tickets(cred)[1:], tgt)])
 
 
-def _taken(client: str, own: calls.Scratch) -> KrbCred:
-    """The credential in a thread's scratch, where it does not stay: there is a key in it."""
-    made = own.made[0]
-    if made > krbcred.MAX_CRED:
-        raise ProtocolError(f"the KDC gave a ticket of {made} bytes, where at most {krbcred.MAX_CRED} are taken")
-    der = bytes(ffi.buffer(own.out, made))
-    ffi.memmove(own.out, bytes(made), made)
-    authtime, starttime, endtime, renew_till, keytype, key_length, bound = ffi.unpack(own.told, calls.TOLD)
+def refused(cred: KrbCred, code: int) -> Error:
+    """Our error for what libkrb5 said in this thread just now."""
+    return _hopeless(cred) or error_of(code, f"renew the TGT of {cred.client}", codes.TGS)
+
+
+def taken(client: str, der: bytes, told: Sequence[int]) -> KrbCred:
+    """The credential that ``calls.renew`` made, if it is one.
+
+    Args:
+        told: see ``glue.py``.
+
+    Raises:
+        ProtocolError: see ``renew``.
+    """
+    if len(der) > krbcred.MAX_CRED:
+        raise ProtocolError(f"the KDC gave a ticket of {len(der)} bytes, where at most {krbcred.MAX_CRED} are taken")
+    authtime, starttime, endtime, renew_till, keytype, key_length, bound = told
     starttime = (starttime or authtime) & UINT32  # RFC 4120: no starttime means authtime
     times = TicketTimes(starttime, endtime & UINT32, renew_till & UINT32)
     krbcred.check_key(keytype, key_length)
