@@ -102,6 +102,7 @@ class DatabaseContract:
         assert await database.run(sessions_db.reseal("a1", b"renewed", 2000, generation=1)) is None
         found = await database.look(sessions_db.by_token(b"a1"))
         assert (found.sealed, found.expires_at, found.generation) == (b"logged in again", 3000, 2)
+        assert await other.look(sessions_db.generation_of(b"a1")) == 2
 
     async def test_what_another_process_did_is_seen_at_once(self, database, another):
         """Would have caught: a session that goes on for seconds where it was not revoked."""
@@ -112,9 +113,11 @@ class DatabaseContract:
             session_id = f"a{number}"
             await database.run(sessions_db.add(record(session_id)))
             assert (await other.look(sessions_db.by_token(session_id.encode()))).session_id == session_id
+            assert await other.look(sessions_db.generation_of(session_id.encode())) == 0
             assert await other.run(sessions_db.still(hashes)) == {session_id.encode()}
             assert await database.run(sessions_db.revoke("alice@R", session_id))
             assert await other.look(sessions_db.by_token(session_id.encode())) is None
+            assert await other.look(sessions_db.generation_of(session_id.encode())) is None
 
     async def test_of_too_many_sessions_the_oldest_go(self, database):
         await asyncio.gather(*(database.run(sessions_db.add(record(f"a{n:03}"))) for n in range(103)))

@@ -196,19 +196,24 @@ class Sessions:
 
     async def _look_up(self, token_hash: bytes, bits: bytes | None) -> Session:
         """What the database says; ``bits``, the token's, are needed only for a session not open here."""
-        record = await self._database.look(sessions_db.by_token(token_hash))
-        if record is None:
-            self._open.pop(token_hash, None)
-            raise not_logged_in("there is no such session (any more)")
         session = self._open.get(token_hash)
         if session is None:
-            if bits is None:
-                raise not_logged_in("there is no such session (any more)")
-            key = sealing.derive_key(bits, record.session_id)
-            session = self._open.setdefault(token_hash, Session(record, key, _opened(key, record)))
-        elif session.record.generation < record.generation and not session.renewing.locked():
-            session.cred, session.record = _opened(session.key, record), record  # another process renewed it
+            return await self._open_again(token_hash, bits)
+        generation = await self._database.look(sessions_db.generation_of(token_hash))
+        if generation is None:
+            self._open.pop(token_hash, None)
+            raise not_logged_in("there is no such session (any more)")
+        if session.record.generation < generation and not session.renewing.locked():
+            await self._take_over(session)  # another process renewed it
         return session
+
+    async def _open_again(self, token_hash: bytes, bits: bytes | None) -> Session:
+        """A session of the database that this process has not open."""
+        record = await self._database.look(sessions_db.by_token(token_hash))
+        if record is None or bits is None:
+            raise not_logged_in("there is no such session (any more)")
+        key = sealing.derive_key(bits, record.session_id)
+        return self._open.setdefault(token_hash, Session(record, key, _opened(key, record)))
 
     async def _keep(
         self, session: Session, cred: KrbCred, *, expires_at: int, generation: int = sessions_db.LAST

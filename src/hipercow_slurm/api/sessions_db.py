@@ -67,6 +67,16 @@ def by_token(token_hash: bytes) -> Act[SessionRecord | None]:
     return act
 
 
+def generation_of(token_hash: bytes) -> Act[int | None]:
+    """How often the ticket of the session with this token was replaced; None: there is no such session."""
+
+    async def act(transaction: Transaction) -> int | None:
+        rows = await transaction.rows("SELECT generation FROM session WHERE token_hash = $1", token_hash)
+        return rows[0][0] if rows else None
+
+    return act
+
+
 def of_principal(principal: str, now: int) -> Act[list[SessionRecord]]:
     """The principal's sessions that are still good, oldest first."""
 
