@@ -24,7 +24,7 @@ if not _rich_is_used:
     del sys.modules["rich"]
 
 _write: Callable[[str], None] | None = None  # of ``info``: what takes a line, if lines are written as they are here
-_second, _ts = 0, ""
+_this_second = (-1, "")
 _stream: TextIO | None = None  # where lines go
 _held: list[str] | None = None  # lines of ``info`` that are written together
 _holder = 0  # the thread that keeps them
@@ -114,15 +114,10 @@ class _InOrder:
 
 def _direct(program: str) -> Callable[[str], None]:
     """Writes the rest of a line after ``ts``, ``level`` and ``program``."""
-    stream, middle = sys.stderr, f"Z level=info program={program} "
+    stream, middle = sys.stderr, f" level=info program={program} "
 
     def write(rest: str) -> None:
-        global _second, _ts
-        now = time.time_ns()
-        second, ns = divmod(now, 1_000_000_000)
-        if second != _second:
-            _ts, _second = time.strftime("ts=%Y-%m-%dT%H:%M:%S", time.gmtime(second)), second
-        line = f"{_ts}.{ns // 1000:06}{middle}{rest}\n"
+        line = f"ts={moment(time.time())}{middle}{rest}\n"
         if _held is None:
             stream.write(line)
             stream.flush()
@@ -130,6 +125,17 @@ def _direct(program: str) -> Callable[[str], None]:
             _held.append(line)
 
     return write
+
+
+def moment(now: float) -> str:
+    """``2026-03-01T02:00:00.123456Z`` of seconds since 1970, for what is written often."""
+    global _this_second
+    second, text = _this_second
+    if int(now) != second:
+        second = int(now)
+        text = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
+        _this_second = (second, text)
+    return f"{text}.{int((now - second) * 1_000_000):06}Z"
 
 
 def _named(program: str) -> Any:

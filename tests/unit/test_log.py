@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import shlex
+from datetime import UTC, datetime
 
 import pytest
 
+from hipercow_slurm import log
 from hipercow_slurm.log import logfmt
 
 
@@ -39,3 +41,10 @@ def test_a_peers_text_cannot_make_a_line_or_move_the_cursor(value: str) -> None:
     """Principals and error texts come from peers: a forged second line would look like ours."""
     written = line(value=value)
     assert written.isprintable(), repr(written)
+
+
+def test_moments_are_those_of_the_calendar() -> None:
+    """Also when the clock is set back, within a second and over its end."""
+    for now in (0.0, 1_772_330_400.0, 1_772_330_400.5, 1_772_330_399.999999, 1_772_330_400.25, 951_782_399.75):
+        said = datetime.fromtimestamp(now, UTC).isoformat(timespec="microseconds")
+        assert log.moment(now) == said.replace("+00:00", "Z"), now

@@ -66,9 +66,11 @@ def make(after: Link, fields: dict[str, Any], key: bytes | None) -> tuple[bytes,
     """The line (with its newline) that follows ``after``, and its link."""
     members = {"seq": after.seq + 1, **{name: _plain(value) for name, value in fields.items()}, "prev": after.hash}
     body = _encoded(members)[:-1]
-    seal = "mac" if key else "sum"
-    line = b'%s,"%s":"%s"}' % (body, seal.encode(), _digest(body, key).encode())
-    return line + b"\n", Link(after.seq + 1, hash_of(line))
+    digest = hashlib.sha256(body)
+    kind, seal = ("mac", _digest(body, key)) if key else ("sum", digest.hexdigest())
+    end = f',"{kind}":"{seal}"}}'.encode()
+    digest.update(end)
+    return body + end + b"\n", Link(after.seq + 1, digest.hexdigest())
 
 
 def read(line: bytes, key: bytes | None) -> Line:

@@ -123,20 +123,19 @@ class ChainFile:
         return last
 
     def _write(self, data: bytes) -> None:
-        size = os.fstat(self.fd).st_size
         done = 0
         try:
             while done < len(data):
                 done += os.write(self.fd, data[done:])
         except OSError:
             if done:
-                self._take_back(size, data[:done])
+                self._take_back(data[:done])
             raise
 
-    def _take_back(self, size: int, written: bytes) -> None:
+    def _take_back(self, written: bytes) -> None:
         """Undo half a line; where that is not allowed (chattr +a) remember it for the next line to tell."""
         try:
-            os.ftruncate(self.fd, size)
+            os.ftruncate(self.fd, os.fstat(self.fd).st_size - len(written))  # nobody else writes to it
         except OSError:
             self._torn += written
 

@@ -12,7 +12,6 @@ import os
 import threading
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, Required, TypedDict, Unpack
 
@@ -192,8 +191,7 @@ class AuditLog:
         )
 
     def _stamp(self) -> dict[str, Any]:
-        ts = datetime.fromtimestamp(self._clock(), UTC).isoformat(timespec="microseconds")
-        return {"ts": ts.replace("+00:00", "Z"), "program": self._program}
+        return {"ts": log.moment(self._clock()), "program": self._program}
 
     def _sync(self) -> None:
         """Put everything written so far on disk. On a descriptor of its own: ``reopen`` may close the file meanwhile.
