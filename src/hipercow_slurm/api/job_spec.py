@@ -75,7 +75,7 @@ def plan(body: JobBody, account: Account, *, comment: str, allowed: config.Jobs 
         comment=f"{comment} {body.comment}" if body.comment else comment,
         begin_time=None if body.begin_time is None else _epoch(body.begin_time),
         exclusive="exclusive" if body.exclusive is True else body.exclusive or None,
-        **{key: getattr(body, key) for key in _AS_THEY_ARE},
+        **{key: value for key, value in msgspec.to_builtins(body).items() if key in _AS_THEY_ARE},
     )
     check(spec)
     warnings = []
@@ -96,7 +96,7 @@ _MADE_HERE = {
     "exclusive",
     "input",
 }
-_AS_THEY_ARE = tuple(key for key in JobSpec.__struct_fields__ if key not in _MADE_HERE)
+_AS_THEY_ARE = frozenset(JobSpec.__struct_fields__) - _MADE_HERE
 
 
 def with_directives(body: JobBody) -> JobBody:

@@ -244,6 +244,7 @@ def _new(made: Made, session: Session, partition: str, time_limit_min: int | Non
         is_array=is_array,
         first_node=None,
     )
+    output = outputs.fill(made.planned.output, names)
     return Job(
         job_id=made.job_id,
         name=names.job_name,
@@ -262,7 +263,7 @@ def _new(made: Made, session: Session, partition: str, time_limit_min: int | Non
         latest_end=None,
         time_limit_min=time_limit_min,
         working_directory=made.planned.working_directory,
-        output=outputs.fill(made.planned.output, names),
-        error=outputs.fill(made.planned.error, names),
+        output=output,
+        error=output if made.planned.error == made.planned.output else outputs.fill(made.planned.error, names),
         array_job_id=names.array_job_id,
     )

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from typing import Any
+
+import msgspec
 
 from hipercow_slurm.errors import RequestError
 from hipercow_slurm.slurm.model import JobSpec
@@ -28,6 +31,40 @@ RESERVED_NAMES = frozenset({"KRB5CCNAME", "BASH_ENV"})
 RESERVED_PREFIXES = ("SLURM_", "SLURMD_", "SPANK_", "LD_")
 
 
+_TEXTS = {  # and how many bytes they may have
+    "name": TEXT_LIMIT,
+    "partition": TEXT_LIMIT,
+    "account": TEXT_LIMIT,
+    "qos": TEXT_LIMIT,
+    "comment": TEXT_LIMIT,
+    "gpus": TEXT_LIMIT,
+    "gpus_per_node": TEXT_LIMIT,
+    "gpus_per_task": TEXT_LIMIT,
+    "gres": TEXT_LIMIT,
+    "licenses": TEXT_LIMIT,
+    "constraint": TEXT_LIMIT,
+    "nodelist": PATH_LIMIT,
+    "dependency": PATH_LIMIT,
+    "reservation": TEXT_LIMIT,
+    "input": PATH_LIMIT,
+    "mail_type": TEXT_LIMIT,
+    "mail_user": TEXT_LIMIT,
+    "output": PATH_LIMIT,
+    "error": PATH_LIMIT,
+}
+_NUMBERS = {  # from 1 to this
+    "nodes": NUMBER_LIMIT,
+    "tasks": NUMBER_LIMIT,
+    "cpus_per_task": 65533,  # 16 bits in Slurm
+    "memory_mb": NUMBER_LIMIT,
+    "time_limit_min": TIME_LIMIT,
+    "tasks_per_node": 65533,
+    "memory_per_cpu_mb": NUMBER_LIMIT,
+    "begin_time": 2**32 - 1,
+    "priority": NUMBER_LIMIT,
+}
+
+
 def check(spec: JobSpec) -> None:
     """Raise for the first thing wrong with ``spec``.
 
@@ -36,46 +73,16 @@ def check(spec: JobSpec) -> None:
     """
     _script(spec.script)
     _directory(spec.working_directory)
-    for what, value, limit in (
-        ("name", spec.name, TEXT_LIMIT),
-        ("partition", spec.partition, TEXT_LIMIT),
-        ("account", spec.account, TEXT_LIMIT),
-        ("qos", spec.qos, TEXT_LIMIT),
-        ("comment", spec.comment, TEXT_LIMIT),
-        ("gpus", spec.gpus, TEXT_LIMIT),
-        ("gpus_per_node", spec.gpus_per_node, TEXT_LIMIT),
-        ("gpus_per_task", spec.gpus_per_task, TEXT_LIMIT),
-        ("gres", spec.gres, TEXT_LIMIT),
-        ("licenses", spec.licenses, TEXT_LIMIT),
-        ("constraint", spec.constraint, TEXT_LIMIT),
-        ("nodelist", spec.nodelist, PATH_LIMIT),
-        ("dependency", spec.dependency, PATH_LIMIT),
-        ("reservation", spec.reservation, TEXT_LIMIT),
-        ("input", spec.input, PATH_LIMIT),
-        ("mail_type", spec.mail_type, TEXT_LIMIT),
-        ("mail_user", spec.mail_user, TEXT_LIMIT),
-        ("output", spec.output, PATH_LIMIT),
-        ("error", spec.error, PATH_LIMIT),
-    ):
-        if value is not None:
-            _text(what, value, limit)
+    given: dict[str, Any] = msgspec.to_builtins(spec)  # without what was left out, which is most
+    for what, value in given.items():
+        if what in _TEXTS:
+            _text(what, value, _TEXTS[what])
+        elif what in _NUMBERS and not 1 <= value <= _NUMBERS[what]:
+            raise RequestError(f"{what} is {value}; it must be from 1 to {_NUMBERS[what]}")
     for what, value in (("output", spec.output), ("error", spec.error)):
         if value is not None and "\\" in value:
             # slurmstepd 22.05.8 loses the / between directory and name then, and the job dies at launch
             raise RequestError(f"{what} contains a backslash, which Slurm gets wrong")
-    for what, number, most in (
-        ("nodes", spec.nodes, NUMBER_LIMIT),
-        ("tasks", spec.tasks, NUMBER_LIMIT),
-        ("cpus_per_task", spec.cpus_per_task, 65533),  # 16 bits in Slurm
-        ("memory_mb", spec.memory_mb, NUMBER_LIMIT),
-        ("time_limit_min", spec.time_limit_min, TIME_LIMIT),
-        ("tasks_per_node", spec.tasks_per_node, 65533),
-        ("memory_per_cpu_mb", spec.memory_per_cpu_mb, NUMBER_LIMIT),
-        ("begin_time", spec.begin_time, 2**32 - 1),
-        ("priority", spec.priority, NUMBER_LIMIT),
-    ):
-        if number is not None and not 1 <= number <= most:
-            raise RequestError(f"{what} is {number}; it must be from 1 to {most}")
     if spec.nice is not None and abs(spec.nice) > NUMBER_LIMIT:
         raise RequestError(f"nice is {spec.nice}; it must be from {-NUMBER_LIMIT} to {NUMBER_LIMIT}")
     if spec.memory_mb is not None and spec.memory_per_cpu_mb is not None:

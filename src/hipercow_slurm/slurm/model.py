@@ -26,7 +26,7 @@ ENDED: Final = frozenset(
 )
 
 
-class JobSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class JobSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """What the user asks for; ``None`` leaves the choice to Slurm. ``check.check`` says whether it can work.
 
     Attributes:
