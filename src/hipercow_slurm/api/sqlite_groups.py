@@ -12,14 +12,14 @@ import functools
 import re
 import sqlite3
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 from hipercow_slurm.api.database import Act, Row
 
 
-@dataclass(slots=True)
-class Work:
+class Work(msgspec.Struct, eq=False):
     """One piece of work; ``future`` is None where nobody waits, ``what`` names it then."""
 
     act: Act[Any]

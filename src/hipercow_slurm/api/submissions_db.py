@@ -7,14 +7,14 @@ we do not have (yet); ``jobs.py`` looks among the user's jobs for the marker bef
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass, replace
-from operator import attrgetter
+
+import msgspec
+from msgspec.structs import astuple, replace
 
 from hipercow_slurm.api.database import Act, Transaction
 
 
-@dataclass(frozen=True, slots=True)
-class Submission:
+class Submission(msgspec.Struct, frozen=True):
     """One row.
 
     Attributes:
@@ -47,7 +47,6 @@ _COLUMNS = (
     "marker, principal, idempotency_key, digest, attempted_at, uid, request_id, working_directory, output, error,"
     " job_id, asked, seen"
 )
-_values = attrgetter(*_COLUMNS.split(", "))  # astuple would look into each for what it can copy
 _JOB_ID = 10  # place in a row
 _ATTEMPTED_AT = "$5"
 _INSERT = f"INSERT INTO submission ({_COLUMNS}) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)"  # noqa: S608
@@ -60,7 +59,7 @@ def reserve(row: Submission) -> Act[tuple[Submission, int]]:
     """
 
     async def act(transaction: Transaction) -> tuple[Submission, int]:
-        if made := await transaction.rows(_insert_new(transaction.NOW), *_values(row)):
+        if made := await transaction.rows(_insert_new(transaction.NOW), *astuple(row)):
             return replace(row, attempted_at=made[0][0]), 0
         found = await transaction.rows(
             f"SELECT {_COLUMNS}, {transaction.NOW} - attempted_at FROM submission"  # noqa: S608
@@ -82,7 +81,7 @@ def _insert_new(now: str) -> str:
 
 def record(row: Submission) -> Act[int]:
     """File a submission without a key, of which Slurm has made a job."""
-    return lambda transaction: transaction.change(f"{_INSERT} ON CONFLICT (marker) DO NOTHING", *_values(row))
+    return lambda transaction: transaction.change(f"{_INSERT} ON CONFLICT (marker) DO NOTHING", *astuple(row))
 
 
 def attempt(row: Submission) -> Act[Submission | None]:

@@ -18,7 +18,6 @@ import hashlib
 import secrets
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from typing import Literal
 from weakref import WeakValueDictionary
 
@@ -49,8 +48,7 @@ _POLL_S = 0.5
 _POLLS = 6  # how often a request looks for a lost job before it asks its caller to come back
 
 
-@dataclass(frozen=True, slots=True)
-class Made:
+class Made(msgspec.Struct, frozen=True):
     """A job that exists now.
 
     Attributes:
@@ -240,7 +238,7 @@ class Submitter:
         )
         tell(job_id=submitted.job_id)
         if row.idempotency_key is None:
-            note = submissions_db.record(replace(row, job_id=submitted.job_id))
+            note = submissions_db.record(msgspec.structs.replace(row, job_id=submitted.job_id))
         else:
             note = submissions_db.answered(row.marker, submitted.job_id)
         self._database.tell(note, f"job {submitted.job_id}, marker {row.marker}")

@@ -13,6 +13,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import msgspec
+
 from hipercow_slurm.errors import (
     AccessError,
     Error,
@@ -29,8 +31,7 @@ NOT_SERVED = "slurm-version"
 REFUSED_HINT = "operator: slurmctld's log has the reason; compare the signer's kid with slurmctld's jwks file"
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(msgspec.Struct, frozen=True):
     """One HTTP answer, read to its end: ``seconds`` is how long it took."""
 
     status: int

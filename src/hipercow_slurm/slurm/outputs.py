@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import posixpath
 import re
-from dataclasses import dataclass
+
+import msgspec
 
 PATTERN = re.compile(r"%(%|([0-9]*)([AaJjNnstux]))")
 NO_TASK = 0xFFFFFFFE  # what slurmstepd writes for %a in a job that is no array
 WIDEST = 10
 
 
-@dataclass(frozen=True, slots=True)
-class Names:
+class Names(msgspec.Struct, frozen=True):
     """What the patterns stand for; None: not known before the job starts (or, for an array, splits)."""
 
     job_id: int
