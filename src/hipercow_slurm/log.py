@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, MutableMapping
+from contextvars import ContextVar
 from typing import Any, NamedTuple, TextIO, cast
 
 # structlog imports rich for its console output if it finds it: 4 MB in each daemon, for what none of them uses.
@@ -29,6 +30,9 @@ _stream: TextIO | None = None  # where lines go
 _held: list[str] | None = None  # lines of ``info`` that are written together
 _holder = 0  # the thread that keeps them
 
+# The request that this task serves; structlog's own context variables are looked for among all there are, each time.
+request_id: ContextVar[str] = ContextVar("request_id", default="")
+
 _PLAIN = re.compile(r'[^\s"=\\\x00-\x1f\x7f-\x9f]+').fullmatch
 
 
@@ -40,7 +44,7 @@ def setup(program: str, *, level: str = "info", json: bool = False) -> None:
     renderer: Any = structlog.processors.JSONRenderer() if json else logfmt
     structlog.configure(
         processors=[
-            structlog.contextvars.merge_contextvars,
+            _of_request,
             _named(program),
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True, key="ts"),
@@ -136,6 +140,13 @@ def moment(now: float) -> str:
         text = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
         _this_second = (second, text)
     return f"{text}.{int((now - second) * 1_000_000):06}Z"
+
+
+def _of_request(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Put the request's id into what is said while it is served."""
+    if serving := request_id.get():
+        event.setdefault("request_id", serving)
+    return event
 
 
 def _named(program: str) -> Any:

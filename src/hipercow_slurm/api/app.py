@@ -11,7 +11,6 @@ import asyncio
 import time
 from typing import Any
 
-import structlog
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
@@ -176,7 +175,6 @@ class Envelope:
                     "request_id": request_id,
                 },
             )
-            structlog.contextvars.unbind_contextvars("request_id")
 
 
 def _waits_for_nobody(scope: Scope) -> bool:

@@ -7,16 +7,15 @@ with the request id only, and its trace goes to the log. Rule 2: no password, ti
 from __future__ import annotations
 
 import http
+import os
 import re
-import secrets
 from collections.abc import Sequence
-from contextvars import ContextVar
 
 import msgspec
-import structlog
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
+from hipercow_slurm import log
 from hipercow_slurm.errors import AccessError, ConfigError, Error, RequestError, UnavailableError
 from hipercow_slurm.krb5.prompting import AnswersWantedError, Prompt
 
@@ -71,22 +70,17 @@ def request_id(offered: bytes | None) -> str:
     """The caller's ``X-Request-Id`` if it is safe to log and to pass on, else a fresh one."""
     if offered is not None and _REQUEST_ID.fullmatch(offered):
         return offered.decode("ascii")
-    return secrets.token_hex(16)
-
-
-# Beside structlog's, which would be looked for among all context variables each time.
-_serving: ContextVar[str] = ContextVar("request_id", default="")
+    return os.urandom(16).hex()
 
 
 def serving(request_id: str) -> None:
     """From here on this task serves this request; its log lines say so, too."""
-    _serving.set(request_id)
-    structlog.contextvars.bind_contextvars(request_id=request_id)
+    log.request_id.set(request_id)
 
 
 def current_request_id() -> str:
     """The id of the request this task serves; empty if it serves none."""
-    return _serving.get()
+    return log.request_id.get()
 
 
 def response(error: Exception) -> Response:

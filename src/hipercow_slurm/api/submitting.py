@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import secrets
+import os
 import time
 from collections.abc import Callable
 from typing import Literal
@@ -92,7 +92,7 @@ class Submitter:
             SchedulerError: Slurm's refusal in its words; ``submit-unknown`` (504): no one can tell.
             UnavailableError: Slurm, the signer or the credential cache do not answer; no job was made.
         """
-        marker = secrets.token_hex(8)
+        marker = os.urandom(8).hex()
         planned = plan(body, account, comment=_comment(marker), allowed=self._conf)
         row = Submission(
             marker=marker,
