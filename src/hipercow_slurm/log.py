@@ -84,7 +84,12 @@ def info(event: str, fields: Mapping[str, Any], *, after: Told = _NOTHING) -> No
 
 
 def _joined(fields: Mapping[str, Any]) -> str:
-    return "".join([f" {key}={_text(value)}" for key, value in fields.items()])
+    text = ""
+    for key, value in fields.items():
+        kind = type(value)  # what most are is told here and not by a call for each
+        told = value if kind is int or (kind is str and _PLAIN(value)) else _text(value)
+        text += f" {key}={told}"
+    return text
 
 
 def hold() -> None:

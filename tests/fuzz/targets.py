@@ -54,12 +54,12 @@ def _talk(parts: list[bytes]) -> list[object]:
     answers = b""
     try:
         for part in parts:
-            if part:
-                session.receive(part)
-            while (event := session.next_event()) is not None:
+            event = session.take(part) if part else session.next_event()
+            while event is not None:
                 seen.append(event)
                 if type(event).__name__ == "Ended":
                     return [*seen, answers + session.outgoing()]
+                event = session.next_event()
             answers += session.outgoing()
     except Error as error:
         seen.append((type(error).__name__, error.code))

@@ -1,9 +1,11 @@
 """Both roles back to back, and each role against peers that break the rules."""
 
+from itertools import pairwise
+
 import auks_vectors as vectors
 import pytest
 from auks_doubles import PlainAcceptor, PlainInitiator, pieces
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from hipercow_slurm.errors import Error, InternalError, ProtocolError
@@ -185,6 +187,44 @@ def test_any_bytes_from_a_stranger(chunks):
                 drain(session)
             except Error:
                 assert session.next_event() == Ended(clean=False)
+
+
+FRAMES = st.one_of(
+    st.sampled_from([HELLO, HELLO[:9], HELLO[9:], frame(SENDAUTH_VERSION), frame(APPLICATION_VERSION)]),
+    st.sampled_from([frame(b"AP-REQ alice@EX.ORG"), frame(b"AP-REQ bob@EX.ORG"), frame(b"no AP-REQ"), frame(b"S")]),
+    st.sampled_from([sealed(m.Get(7)), sealed(m.Ping()), sealed(m.Close()), frame(b"S:junk"), b"\0\1\0\1", b"\0"]),
+)
+GOOD = [HELLO, frame(b"AP-REQ alice@EX.ORG")]
+
+
+@given(st.sampled_from([[], GOOD[:1], GOOD]), st.lists(FRAMES, max_size=6), st.sets(st.integers(1, 150), max_size=3))
+@example(GOOD, [sealed(m.Get(7)), sealed(m.Close())], set())
+@example([], [HELLO[:9], HELLO], set())
+def test_take_is_receive_and_next_event(begin, frames, cuts):
+    """However the stream is cut, whole frames or not: the same events, errors and answers as the long way."""
+    chunks = [*begin, *frames, b""]
+    if cuts:
+        stream, ends = b"".join(chunks), [0, *sorted(cuts), 10**6]
+        chunks = [piece for at, end in pairwise(ends) if (piece := stream[at:end])]
+
+    def talk(first):
+        server, seen = ServerSession(PlainAcceptor()), []
+        for chunk in chunks:
+            try:
+                event = first(server, chunk)
+                while event is not None and not isinstance(event, Ended):
+                    seen.append(event)
+                    event = server.next_event()
+            except Error as error:
+                event = (type(error), error.code, error.message)
+            seen.append((event, server.outgoing(), server.exhausted, server.buffered))
+        return seen
+
+    def long_way(server, chunk):
+        server.receive(chunk)
+        return server.next_event()
+
+    assert talk(ServerSession.take) == talk(long_way)
 
 
 @given(st.lists(st.binary(max_size=60).map(lambda body: frame(b"S:" + body)), max_size=6))

@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Coroutine, Iterator
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from hipercow_slurm.auksd.deciding import Requester
 from hipercow_slurm.auksd.dumping import Dump
@@ -77,7 +77,7 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Check the limits and begin."""
-        self._transport = cast(asyncio.Transport, transport)
+        self._transport = transport  # type: ignore[assignment]  # of a TCP socket; cast() is a call
         server = self._server
         theirs = transport.get_extra_info("peername")
         ours = server.own or transport.get_extra_info("sockname")
@@ -97,19 +97,20 @@ class Connection(asyncio.Protocol):
         """Bytes from the peer."""
         if self._closing:
             return
-        self._session.receive(data)
         if self._queued or self._busy or self._full:
+            self._session.receive(data)
             self._hold()
-            return
-        turns = self._server.turns
-        if not self._asks_on:
-            self.step()
-        elif turns.few:
-            turns.few -= 1
-            self.step()
+        elif not self._asks_on:
+            self.step(data)
         else:
-            self._queued = True
-            turns.add(self)
+            turns = self._server.turns
+            if turns.few:
+                turns.few -= 1
+                self.step(data)
+            else:
+                self._session.receive(data)
+                self._queued = True
+                turns.add(self)
 
     def eof_received(self) -> bool:
         """The peer will send no more, but may still want its answers."""
@@ -162,14 +163,14 @@ class Connection(asyncio.Protocol):
             self._queued = True
             self._server.turns.add(self)
 
-    def step(self) -> None:
-        """Take one event, if nothing must be waited for."""
+    def step(self, data: bytes | None = None) -> None:
+        """Take one event, if nothing must be waited for; ``data`` has just come."""
         self._queued = False
         if self._closing or self._full or self._busy:
             return
         session = self._session
         try:
-            event = session.next_event()
+            event = session.next_event() if data is None else session.take(data)
             if event is None:
                 self._need_more()
                 return
@@ -267,10 +268,10 @@ class Connection(asyncio.Protocol):
     def _write(self, data: bytes | bytearray) -> None:
         if data:
             said = self._server.turns.said
-            if said is None:
-                self.deliver(data)
-            else:
+            if said is not None:
                 said.append((self, data))
+            elif not self._lost:
+                self._transport.write(data)
 
     def deliver(self, data: bytes | bytearray | None) -> None:
         """Hand ``data`` to the transport; None: close when everything has been sent."""

@@ -7,6 +7,7 @@ import gc
 import os
 import signal
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 
 from hipercow_slurm import daemon, log, metrics
@@ -194,7 +195,7 @@ def _server(section: config.Auksd, service: Service, bulk: Workers) -> Server | 
     """What serves the port."""
     if section.processes > 1:
         return Fronts(section, service, bulk)
-    server = Server(section, lambda server: Answering(server, service), bulk)
+    server = Server(section, partial(Answering, service=service), bulk)
     server.most = allow_files(section.connections)
     return server
 

@@ -9,6 +9,7 @@ import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any, Protocol
 
 from hipercow_slurm import log
@@ -51,6 +52,7 @@ class Watcher(Protocol):
         """Nothing is stored for ``uid`` any more."""
 
 
+_requester = lru_cache(maxsize=4096)(Requester)
 _PONG, _ERROR = messages.encode(messages.PingReply()), messages.encode(messages.ErrorReply())
 NAMES = {role: role.value for role in Role}  # looked up for each request; an Enum's own way to it is Python code
 
@@ -107,7 +109,7 @@ class Service:
     def requester(self, principal: str, peer: str) -> Requester | None:
         """The requester with its role, or None if no rule matches: then it is ``turned_away``."""
         role = self.acl.role(principal, peer)
-        return None if role is None else Requester(principal, role, peer)
+        return None if role is None else _requester(principal, role, peer)
 
     async def turned_away(self, principal: str, peer: str) -> None:
         """Note that a connection is closed because no rule matches."""

@@ -29,7 +29,7 @@ from hipercow_slurm.krb5.lib import (
     lib,
     take_data,
 )
-from hipercow_slurm.krb5.peer import NEW, SENT, Peer
+from hipercow_slurm.krb5.peer import FAILED, NEW, SENT, Peer
 from hipercow_slurm.values import KrbCred
 
 # A ticket from a large Active Directory carries its groups: 64 KiB of it are legal, and then some room.
@@ -122,7 +122,9 @@ class Initiator(Peer):
 
     def ap_req(self) -> bytes:
         """The AP-REQ: mutual authentication, with subkey and sequence number, no checksum."""
-        self._begin(NEW)
+        if self._state is not NEW:
+            raise self._out_of_order()
+        self._state = FAILED
         creds, _keep = convert.creds(self._ticket)
         options = lib.AP_OPTS_MUTUAL_REQUIRED | lib.AP_OPTS_USE_SUBKEY
         holder, out = calls.own.scratch.auth, ffi.new("krb5_data *")
@@ -138,7 +140,9 @@ class Initiator(Peer):
         Raises:
             ProtocolError: ``wire-malformed`` or ``auth-failed``: it is not from who can open our AP-REQ.
         """
-        self._begin(SENT)
+        if self._state is not SENT:
+            raise self._out_of_order()
+        self._state = FAILED
         check_message(data, AP_REP, "AP-REP", limit=MAX_AP_REP)
         source, keep = ffi.new("krb5_data *"), ffi.from_buffer(data)
         source.length, source.data = len(data), keep
@@ -178,7 +182,9 @@ class Acceptor(Peer):
                 not have), ``wrong-address``, ``ticket-invalid``.
             ConfigError: ``keytab``: it cannot be read.
         """
-        self._begin(NEW)
+        if self._state is not NEW:
+            raise self._out_of_order()
+        self._state = FAILED
         check_message(data, AP_REQ, "AP-REQ", limit=MAX_AP_REQ)
         ctx, scratch, keys = context(), calls.own.scratch, keytab.loaded(self._keytab)
         code = self._accept(ctx, scratch, data, keys)

@@ -1,7 +1,8 @@
 """What both ends of an AP exchange share, and KRB-PRIV between them (RFC 4120 sections 3.5, 5.7).
 
 Rule 1: after an error the object is finished, and a call out of order is one: libkrb5 crashes on some (KRB-PRIV
-without a key), so each step is let through by ``_begin`` only. Rule 2: what a peer sent is checked for size and outer
+without a key), so each step begins by looking at the state and setting ``FAILED``, and ends by setting the next one;
+each does so by itself, because there are five to a connection. Rule 2: what a peer sent is checked for size and outer
 shape before libkrb5 sees it.
 """
 
@@ -26,6 +27,7 @@ DUMMY = b"dummy"
 KRB_PRIV = 21
 _BAD_ADDRESS = codes.NUMBERS["KRB5KRB_AP_ERR_BADADDR"]
 _ADDED = 512  # octets of a KRB-PRIV beside its content, at most
+_SMALL = calls.OUT
 
 
 class State(enum.Enum):
@@ -71,9 +73,11 @@ class Peer:
 
     def seal(self, data: bytes) -> bytes:
         """A KRB-PRIV around ``data``: with sequence number and addresses, without timestamp."""
-        self._begin(JOINED)
+        if self._state is not JOINED:
+            raise self._out_of_order()
+        self._state = FAILED
         scratch, length = calls.own.scratch, len(data)
-        out, size = scratch.room(length + _ADDED)
+        out, size = (scratch.out, _SMALL) if length + _ADDED <= _SMALL else scratch.room(length + _ADDED)
         code = calls.seal(any_context(), self._auth, data, length, out, size, scratch.made)
         if code:
             raise error_of(code, "seal a message", codes.PRIV)
@@ -95,7 +99,9 @@ class Peer:
         """
         from hipercow_slurm.krb5 import bulk  # the cache's only: whoever runs in an srun does not load its ciphers
 
-        self._begin(JOINED)
+        if self._state is not JOINED:
+            raise self._out_of_order()
+        self._state = FAILED
         assert self._local is not None and self._remote is not None, "there are some from _join on"
         sealed = bulk.seal(
             self._auth, length, content, (calls.ADDRTYPE_INET, self._local), (calls.ADDRTYPE_INET, self._remote)
@@ -111,10 +117,12 @@ class Peer:
             ProtocolError: ``wire-malformed`` or ``seal-broken``: not a KRB-PRIV, another key, changed, repeated, out
                 of order or from another address.
         """
-        self._begin(JOINED)
+        if self._state is not JOINED:
+            raise self._out_of_order()
+        self._state = FAILED
         check_message(data, KRB_PRIV, "KRB-PRIV", limit=MAX_PRIV)
         scratch, length = calls.own.scratch, len(data)
-        out, size = scratch.room(length)  # what is in it is shorter
+        out, size = (scratch.out, _SMALL) if length <= _SMALL else scratch.room(length)  # what is in it is shorter
         code = calls.unseal(any_context(), self._auth, data, length, out, size, scratch.made)
         if code == _BAD_ADDRESS and self._try_dummy():
             # libkrb5 compares addresses before it steps the sequence number, so asking again is safe.
@@ -140,11 +148,8 @@ class Peer:
     ) -> None:
         self.close()
 
-    def _begin(self, wanted: State) -> None:
-        """Let a step through in its state only; the step sets the next state when it has succeeded."""
-        if self._state is not wanted:
-            raise InternalError(f"an {type(self).__name__} that is {self._state.value} was used out of order")
-        self._state = FAILED
+    def _out_of_order(self) -> InternalError:
+        return InternalError(f"an {type(self).__name__} that is {self._state.value} was used out of order")
 
     def _join(self) -> None:
         """The AP exchange is done. Ends without addresses write, as KRB-PRIV must carry some, those of NAT mode."""

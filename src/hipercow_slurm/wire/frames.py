@@ -35,31 +35,46 @@ class FrameBuffer:
 
     Args:
         limit_bytes: longest frame body accepted; may be changed between two frames.
+
+    Attributes:
+        stored: what came and was not given out, perhaps behind something that was; empty if there is nothing.
+        eof: the peer will send no more.
     """
 
-    __slots__ = ("_at", "_data", "_eof", "limit_bytes")
+    __slots__ = ("_at", "eof", "limit_bytes", "stored")
 
     def __init__(self, limit_bytes: int = MAX_FRAME) -> None:
         self.limit_bytes = limit_bytes
-        self._data: bytes | bytearray = b""  # as it came while it is one piece, which it mostly is
+        self.stored: bytes | bytearray = b""  # as it came while it is one piece, which it mostly is
         self._at = 0  # what lies before was given out
-        self._eof = False
+        self.eof = False
 
     def __len__(self) -> int:
-        return len(self._data) - self._at
+        return len(self.stored) - self._at
 
     def receive(self, data: bytes) -> None:
         """Store what the peer sent; ``b""`` means it will send no more."""
         if not data:
-            self._eof = True
-        elif self._at == len(self._data):
-            self._data, self._at = data, 0
+            self.eof = True
+        elif self._at == len(self.stored):
+            self.stored, self._at = data, 0
         else:
-            if isinstance(self._data, bytes):
-                self._data = bytearray(self._data)
-            del self._data[: self._at]
+            if isinstance(self.stored, bytes):
+                self.stored = bytearray(self.stored)
+            del self.stored[: self._at]
             self._at = 0
-            self._data += data
+            self.stored += data
+
+    def whole(self, data: bytes) -> bytes | None:
+        """The body of the frame that ``data`` is, to the byte, with nothing before it; None: ``receive`` it.
+
+        That is how most frames come, and storing them first costs more than all else here.
+        """
+        end = len(data)
+        if end < 4 or self.stored:
+            return None
+        (length,) = _unpack_length(data)
+        return data[4:] if length == end - 4 and length <= self.limit_bytes else None
 
     def frame(self) -> bytes | None:
         """The next frame's body, or None while it is incomplete.
@@ -67,7 +82,7 @@ class FrameBuffer:
         Raises:
             ProtocolError: ``wire-too-long``, or ``wire-truncated`` when the peer stopped inside a frame.
         """
-        data, begin = self._data, self._at + 4
+        data, begin = self.stored, self._at + 4
         if len(data) < begin:
             self._check_not_cut()
             return None
@@ -82,7 +97,7 @@ class FrameBuffer:
             self._check_not_cut()
             return None
         if end == len(data):
-            self._data, self._at = b"", 0
+            self.stored, self._at = b"", 0
         else:
             self._at = end
         if type(data) is bytes:
@@ -90,37 +105,25 @@ class FrameBuffer:
         with memoryview(data) as view:  # one copy instead of two: dumps are large
             return bytes(view[begin:end])
 
-    def skip(self, octets: bytes) -> bool:
-        """Consume ``octets`` if they are what comes next, as they are."""
-        if not self._data.startswith(octets, self._at):
-            return False
-        self._took(self._at + len(octets))
-        return True
-
     def octet(self) -> int | None:
         """The next single byte (the one unframed answer of the handshake), or None."""
         if not len(self):
             return None
-        value = self._data[self._at]
+        value = self.stored[self._at]
         self._took(self._at + 1)
         return value
 
     def _took(self, end: int) -> None:
-        if end == len(self._data):
-            self._data, self._at = b"", 0
+        if end == len(self.stored):
+            self.stored, self._at = b"", 0
         else:
             self._at = end
 
     @property
-    def empty(self) -> bool:
-        """True when every byte was consumed and the peer may send more."""
-        return not (self._data or self._eof)  # what was consumed to the end is dropped
-
-    @property
     def ended(self) -> bool:
         """True when the peer stopped sending and every byte was consumed."""
-        return self._eof and not len(self)
+        return self.eof and not len(self)
 
     def _check_not_cut(self) -> None:
-        if self._eof and len(self):
+        if self.eof and len(self):
             raise ProtocolError("the peer stopped sending inside a frame", code="wire-truncated")

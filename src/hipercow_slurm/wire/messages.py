@@ -132,11 +132,19 @@ class Record:
 
 
 def _record(
-    uid: int, principal: str, times: TicketTimes, data: bytes, max_length: int, addressless: bool, crossrealm: bool
+    uid: int,
+    principal: str,
+    times: TicketTimes,
+    data: bytes,
+    max_length: int,
+    addressless: bool,
+    crossrealm: bool,
+    *,
+    after: bytes = b"",
 ) -> bytes:
-    """See ``Record.encode``."""
+    """See ``Record.encode``; behind the octets ``after``."""
     name, length = principal.encode(), len(data)
-    if len(name) > MAX_PRINCIPAL or b"\0" in name:
+    if len(name) > MAX_PRINCIPAL or 0 in name:  # a number: octets are looked for after an exception
         raise ProtocolError(f"principal of {len(name)} bytes does not fit a record", code="wire-too-long")
     if not length <= max_length <= MAX_CRED:
         raise ProtocolError(f"a KRB-CRED of {length} bytes does not fit a field of {max_length}", code="wire-too-long")
@@ -144,7 +152,7 @@ def _record(
     header = _RECORD.pack(
         _PRINCIPAL_FIELD, name, uid, start, end, renew_till, addressless, crossrealm, max_length, length
     )
-    return header + data + bytes(max_length - length + 4)  # + 4: status, always 0
+    return b"".join((after, header, data, bytes(max_length - length + 4)))  # + 4: status, always 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -292,7 +300,9 @@ def encode(message: Request | Reply) -> bytes:
 
 def encode_get_reply(uid: int, cred: KrbCred, max_length: int) -> bytes:
     """``encode(GetReply(Record.of(...)))`` without making either: this is answered by the thousand."""
-    return _GET_REPLY + _record(uid, cred.client, cred.times, cred.der, max_length, cred.addressless, cred.tickets > 1)
+    return _record(
+        uid, cred.client, cred.times, cred.der, max_length, cred.addressless, cred.tickets > 1, after=_GET_REPLY
+    )
 
 
 _GET_REPLY = _I32.pack(GetReply.TYPE)

@@ -103,26 +103,26 @@ _EMPTY = frame(b"")
 
 
 class ServerHandshake:
-    """Takes the client's frames and gives back what to send."""
+    """Takes the client's frames and gives back what to send.
 
-    __slots__ = ("_acceptor", "_step", "_version_ok")
+    Attributes:
+        done: the AP-REP is among the bytes that were returned.
+    """
+
+    __slots__ = ("_acceptor", "_step", "_version_ok", "done")
 
     def __init__(self, acceptor: Acceptor) -> None:
         self._acceptor = acceptor
         self._step = _VERSION
+        self.done = False
         self._version_ok = False
 
-    def greet(self, buffer: FrameBuffer) -> bytes:
-        """As ``feed`` with the first two frames if ``buffer`` begins with them, both whole and right; else nothing."""
-        if self._step is _VERSION and buffer.skip(GREETING):
-            self._step = _AP_REQ
-            return ACCEPTED
-        return b""
-
-    @property
-    def done(self) -> bool:
-        """True once the AP-REP is among the bytes returned."""
-        return self._step is _DONE
+    def greet(self) -> bytes:
+        """As ``feed`` with both frames of ``GREETING`` at the beginning; nothing if this is not the beginning."""
+        if self._step is not _VERSION:
+            return b""
+        self._step = _AP_REQ
+        return ACCEPTED
 
     def feed(self, body: bytes) -> bytes:
         """One frame from the client; returns bytes to send (perhaps none).
@@ -151,7 +151,7 @@ class ServerHandshake:
             answer = self._acceptor.ap_req(body)
         except Error as error:
             raise HandshakeError(error.message, frame(self._acceptor.krb_error(error))) from error
-        self._step = _DONE
+        self._step, self.done = _DONE, True
         return _EMPTY + frame(answer)
 
 
