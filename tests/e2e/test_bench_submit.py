@@ -16,6 +16,7 @@ pytestmark = pytest.mark.e2e
 
 def test_every_part_of_it_runs(sandbox: Sandbox, capsys: pytest.CaptureFixture[str]) -> None:
     """Would notice an API, a slurmrestd or an sbatch that refuses what the benchmark sends."""
+    submit_probe.build_load(sandbox)
     goals = submit.measure(sandbox, submit.TINY)
     printed = capsys.readouterr().out
     for title in ("Submissions (held jobs)", "CPU ms per submission, by service", "Logins, and polls"):
@@ -34,11 +35,13 @@ def test_the_cpu_of_each_service_is_found(sandbox: Sandbox) -> None:
 def test_slurm_apart(capsys: pytest.CaptureFixture[str]) -> None:
     """Would notice a slurmctld that does not come up with its state in memory, or services that share CPUs anyway."""
     with Sandbox() as own:
-        submit_probe.state_in_memory(own)
+        submit.prepare(own)
         submit.measure_apart(own, submit.TINY)
         assert "Slurm on CPUs of its own" in capsys.readouterr().out
         kind = own.run("head", ["stat", "-f", "-c", "%T", submit_probe.SLURM_STATE]).stdout.strip()
         assert kind == "tmpfs" and own.run("head", ["ls", submit_probe.SLURM_STATE]).stdout.split(), kind
+        (api,) = (pid for name, pid in submit_probe.services(own) if name == "api")
+        assert len(process.family(api)) == 1, "one process"
         with submit_probe.apart(own):
             cpus = {name: threads_cpus(pid) for name, pid in submit_probe.services(own)}
         assert cpus["slurmctld"] == cpus["slurmrestd"], cpus

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from hipercow_slurm.testing.bench.submit_load import SLURM_CONF
-from hipercow_slurm.testing.bench.submit_probe import Measured, Probe, apart, build_load, state_in_memory
+from hipercow_slurm.testing.bench.submit_probe import Measured, Probe, apart, build_load, one_process, state_in_memory
 from hipercow_slurm.testing.bench.table import Goal, Table, show, show_goals
 from hipercow_slurm.testing.sandbox import Sandbox
 from hipercow_slurm.testing.sandbox.layout import LOGIN
@@ -46,13 +46,20 @@ TINY = Plan((2,), 1, 4, 2, 2, 4, 3)
 def run(plan: Plan) -> None:
     """Measure in sandboxes of its own, print tables and goals."""
     with Sandbox() as sandbox:
-        state_in_memory(sandbox)
+        prepare(sandbox)
         goals = measure(sandbox, plan)
     if (os.cpu_count() or 1) > 1:
         with Sandbox() as sandbox:  # a new one: slurmctld holds 10 000 jobs
-            state_in_memory(sandbox)
+            prepare(sandbox)
             goals += measure_apart(sandbox, plan)
     show_goals(goals)
+
+
+def prepare(sandbox: Sandbox) -> None:
+    """What holds for all that is measured."""
+    state_in_memory(sandbox)
+    one_process(sandbox)
+    build_load(sandbox)
 
 
 def measure(sandbox: Sandbox, plan: Plan) -> list[Goal]:
@@ -60,7 +67,6 @@ def measure(sandbox: Sandbox, plan: Plan) -> list[Goal]:
     sandbox.run(
         LOGIN, ["sh", "-c", f"sed s,^PlugStack.*,, /etc/slurm/slurm.conf > {SLURM_CONF}; chmod 644 {SLURM_CONF}"]
     )
-    build_load(sandbox)
     probe = Probe(sandbox)
     # Logins first, while there are few jobs: each lists the user's jobs in the background.
     logins = probe.rounds({"login": plan.logins}, LOGIN_CLIENTS, plan.rounds)
@@ -77,7 +83,6 @@ def measure(sandbox: Sandbox, plan: Plan) -> list[Goal]:
 
 def measure_apart(sandbox: Sandbox, plan: Plan) -> list[Goal]:
     """Measure both ways of HTTP while Slurm has CPUs of its own, print the tables, return the goals."""
-    build_load(sandbox)
     probe = Probe(sandbox)
     probe.log_in()
     with apart(sandbox):

@@ -1,6 +1,6 @@
 """Requests against the services of a sandbox, counted: latencies by whoever makes them, CPU by service.
 
-What a benchmark wants of the sandbox besides: Slurm's state in memory, and Slurm on CPUs of its own.
+What a benchmark wants of the sandbox besides: Slurm with its state in memory and on CPUs of its own, one API process.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from hipercow_slurm.testing.bench.submit_load import HTTP_LOAD, Ask, Done
 from hipercow_slurm.testing.bench.tools import HERE, WARNINGS
 from hipercow_slurm.testing.sandbox import Sandbox
 from hipercow_slurm.testing.sandbox.init import INFO
-from hipercow_slurm.testing.sandbox.layout import API, HEAD, LOGIN
+from hipercow_slurm.testing.sandbox.layout import API, CONFIG, HEAD, LOGIN
 
 USER = "alice"
 SLURM = ("slurmctld", "slurmrestd")
@@ -154,6 +154,14 @@ def state_in_memory(sandbox: Sandbox) -> None:
     slurmctld.stop()
     sandbox.run(HEAD, ["mount", "-t", "tmpfs", "-o", "mode=0700,uid=slurm,gid=slurm", "tmpfs", SLURM_STATE])
     slurmctld.start()
+
+
+def one_process(sandbox: Sandbox) -> None:
+    """Let the API be one process, as ``api.toml`` gives it when left alone; a sandbox has two."""
+    api = sandbox.service("api")
+    api.stop()
+    sandbox.run(HEAD, ["sed", "-i", "s/^processes = .*/processes = 1/", f"{CONFIG}/api.toml"])
+    api.start()
 
 
 @contextlib.contextmanager
