@@ -1,12 +1,14 @@
 """The submission table: what we asked Slurm for, written before we ask, so that a lost answer makes no second job.
 
-Each submission has a random marker that travels in the job's comment. A row without ``job_id`` is one whose answer
+Each submission has a marker of its own that travels in the job's comment. A row without ``job_id`` is one whose answer
 we do not have (yet); ``jobs.py`` looks among the user's jobs for the marker before it asks Slurm again.
 """
 
 from __future__ import annotations
 
 import functools
+import os
+import time
 
 import msgspec
 from msgspec.structs import astuple, replace
@@ -50,6 +52,11 @@ _COLUMNS = (
 _JOB_ID = 10  # place in a row
 _ATTEMPTED_AT = "$5"
 _INSERT = f"INSERT INTO submission ({_COLUMNS}) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)"  # noqa: S608
+
+
+def new_marker() -> str:
+    """Unlike any other; those made one after the other stand together in the table's index: fewer pages to write."""
+    return f"{time.time_ns() // 1_000_000:012x}{os.urandom(6).hex()}"
 
 
 def reserve(row: Submission) -> Act[tuple[Submission, int]]:

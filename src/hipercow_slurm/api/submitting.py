@@ -1,6 +1,6 @@
 """Submitting without ever making a second job by accident.
 
-Rule 1: a submission with an Idempotency-Key is on disk, with a random marker that also travels in the job's comment,
+Rule 1: a submission with an Idempotency-Key is on disk, with a marker that also travels in the job's comment,
 before Slurm is asked; without a key nobody can ask for it again, and it is noted with Slurm's answer. Rule 2: when
 the answer was lost (Slurm silent, this process killed), the user's jobs are searched for the marker before Slurm is
 asked again. Rule 3: where even that cannot tell, we say so and do not guess:
@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import os
 import time
 from collections.abc import Callable
 from typing import Literal
@@ -92,7 +91,7 @@ class Submitter:
             SchedulerError: Slurm's refusal in its words; ``submit-unknown`` (504): no one can tell.
             UnavailableError: Slurm, the signer or the credential cache do not answer; no job was made.
         """
-        marker = os.urandom(8).hex()
+        marker = submissions_db.new_marker()
         planned = plan(body, account, comment=_comment(marker), allowed=self._conf)
         row = Submission(
             marker=marker,
