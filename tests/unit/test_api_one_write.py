@@ -20,6 +20,9 @@ class Wire:
     def close(self) -> None:
         self.said.append("closed")
 
+    def is_closing(self) -> bool:
+        return "closed" in self.said
+
 
 def made() -> tuple[Wire, OneWrite]:
     wire = Wire()

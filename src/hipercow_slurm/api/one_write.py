@@ -14,6 +14,7 @@ class OneWrite:
 
     def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
         self._transport = transport
+        self.is_closing = transport.is_closing  # asked for with each request
         self._loop = loop
         self._head: bytes | None = None
         self.expecting = False  # the next write is the head of an answer

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Literal
 
 from starlette.requests import Request
@@ -10,11 +11,11 @@ from starlette.responses import Response, StreamingResponse
 from hipercow_slurm.api import job_list, problems, schemas
 from hipercow_slurm.api.output import RangeError
 from hipercow_slurm.api.services import Services
-from hipercow_slurm.api.web import OCTETS, Handler, Routes, body_of, json_answer, session_of
+from hipercow_slurm.api.web import OCTETS, Handler, Routes, body_of, header_of, json_answer, session_of
 from hipercow_slurm.errors import Error, RequestError
 from hipercow_slurm.slurm.model import JobChange
 
-_KEY_CHARS = frozenset(map(chr, range(0x21, 0x7F)))
+_KEY = re.compile(rb"[\x21-\x7e]{1,128}")
 
 
 async def submit_job(services: Services, request: Request) -> Response:
@@ -135,10 +136,12 @@ def job_id_of(text: str) -> int:
 
 
 def _idempotency_key(request: Request) -> str | None:
-    key = request.headers.get("idempotency-key")
-    if key is not None and not (1 <= len(key) <= 128 and _KEY_CHARS.issuperset(key)):
+    key = header_of(request.scope, b"idempotency-key")
+    if key is None:
+        return None
+    if not _KEY.fullmatch(key):
         raise RequestError("Idempotency-Key must be 1 to 128 visible ASCII characters")
-    return key
+    return key.decode("ascii")
 
 
 def _job_id(request: Request) -> int:

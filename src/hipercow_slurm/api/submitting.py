@@ -18,7 +18,6 @@ import hashlib
 import time
 from collections.abc import Callable
 from typing import Literal
-from weakref import WeakValueDictionary
 
 import msgspec
 
@@ -81,7 +80,7 @@ class Submitter:
         self._partitions = partitions
         self._settled_s = conf.slurm.timeout_s + 5
         self._min_job_age_s = conf.slurm.min_job_age_s
-        self._keys: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()
+        self._under_way: dict[tuple[str, str], asyncio.Event] = {}  # set when the request with this key is over
 
     async def submit(self, session: Session, account: Account, body: JobBody, idempotency_key: str | None) -> Made:
         """Make the job that ``body`` describes; with a key that was used before, the job it made then.
@@ -109,13 +108,19 @@ class Submitter:
         begun = time.monotonic()
         if idempotency_key is None:
             return await self._first(session, row, planned, begun)
-        lock = self._keys.setdefault((session.principal, idempotency_key), asyncio.Lock())
-        async with lock:
+        name = (session.principal, idempotency_key)
+        while (before := self._under_way.get(name)) is not None:
+            await before.wait()
+        over = self._under_way[name] = asyncio.Event()
+        try:
             filed, age_s = await self._database.run(submissions_db.reserve(row), small=True)
             if filed.marker == marker:
                 return await self._first(session, filed, planned, begun)
             repeated = plan(body, account, comment=_comment(filed.marker), allowed=self._conf)
             return await self._again(session, filed, row, repeated, age_s)
+        finally:
+            del self._under_way[name]
+            over.set()
 
     async def _first(self, session: Session, row: Submission, planned: Planned, begun: float) -> Made:
         """Ask Slurm; afterwards the row says what came of it. It was stamped after ``begun`` (monotonic seconds)."""

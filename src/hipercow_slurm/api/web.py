@@ -43,20 +43,20 @@ async def session_of(services: Services, request: Request) -> Session:
 
 def authorization(request: Request) -> tuple[str, str]:
     """Scheme, in small letters, and credentials of the ``Authorization`` header; empty without one."""
-    scheme, _, credentials = request.headers.get("authorization", "").partition(" ")
+    scheme, _, credentials = header_text(request, b"authorization").partition(" ")
     return scheme.lower(), credentials.strip()
 
 
 def media_type(request: Request) -> str:
     """The body's media type without parameters; empty if the request names none."""
-    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    return header_text(request, b"content-type").partition(";")[0].strip().lower()
 
 
 async def body_of(services: Services, request: Request, limit: int, *, kind: str = JSON) -> bytearray:
     """The request body, at most ``limit`` bytes, within its deadline; refused unread if it says it is longer."""
     if media_type(request) != kind:
         raise RequestError(f"the request body must be {kind}", code="unsupported-media-type", status=415)
-    declared = request.headers.get("content-length", "0")
+    declared = header_text(request, b"content-length") or "0"
     if not declared.isascii() or not declared.isdigit() or int(declared[:18]) > limit:
         raise _too_large(limit)
     if request.scope.get("hipercow.whole"):  # nothing to wait for
@@ -97,6 +97,15 @@ def address_of(scope: Scope) -> str:
     return str(client[0]) if client else "unknown"
 
 
+def header_text(request: Request, name: bytes) -> str:
+    """As ``header_of``, as text; empty without one. Starlette's mapping of all headers costs five times as much."""
+    return (header_of(request.scope, name) or b"").decode("latin-1")
+
+
 def header_of(scope: Scope, name: bytes) -> bytes | None:
     """The first value of a header."""
-    return next((value for key, value in scope["headers"] if key == name), None)
+    for key, value in scope["headers"]:
+        if key == name:
+            found: bytes = value
+            return found
+    return None

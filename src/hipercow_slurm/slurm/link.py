@@ -42,10 +42,10 @@ class TooLongError(Exception):
 
 @dataclass(slots=True)
 class Reply:
-    """What came: the headers' names in lower case."""
+    """What came."""
 
     status: int
-    headers: dict[str, str]
+    content_type: str
     body: bytes
 
 
@@ -78,7 +78,7 @@ class _Connection(asyncio.Protocol):
         """
         assert self._transport is not None
         self._limit, self._received, self._size = limit, 0, 0
-        self._headers: dict[str, str] = {}
+        self._content_type = ""
         self._parts: list[bytes] = []
         self._parser = httptools.HttpResponseParser(self)
         self._waiting = asyncio.get_running_loop().create_future()
@@ -112,7 +112,8 @@ class _Connection(asyncio.Protocol):
     # What httptools calls.
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._headers[name.decode("ascii", "replace").lower()] = value.decode("ascii", "replace")
+        if name.lower() == b"content-type":
+            self._content_type = value.decode("ascii", "replace")
 
     def on_body(self, part: bytes) -> None:
         self._size += len(part)
@@ -125,7 +126,7 @@ class _Connection(asyncio.Protocol):
         assert self._parser is not None
         self.reusable = self.reusable and self._parser.should_keep_alive()
         if self._waiting is not None and not self._waiting.done():
-            self._waiting.set_result(Reply(self._parser.get_status_code(), self._headers, b"".join(self._parts)))
+            self._waiting.set_result(Reply(self._parser.get_status_code(), self._content_type, b"".join(self._parts)))
 
 
 class Pool:

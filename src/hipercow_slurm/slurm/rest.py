@@ -343,7 +343,7 @@ class SlurmRest:
             raise answers.unreachable(f"slurmrestd: {error}") from error
         except OSError as error:
             raise answers.unreachable(f"slurmrestd: {error.strerror or type(error).__name__}") from error
-        return Answer(reply.status, reply.headers.get("content-type", ""), reply.body, time.monotonic() - begin)
+        return Answer(reply.status, reply.content_type, reply.body, time.monotonic() - begin)
 
 
 class Sent:
