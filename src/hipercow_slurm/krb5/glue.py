@@ -141,17 +141,36 @@ asked_for(krb5_context context, hipercow_slurm_line *line, krb5_principal client
     return krb5_get_renewed_creds(context, fresh, client, ccache, NULL);
 }
 
-/* What the KDC gives for the TGT of which found is the KRB-CRED. */
+/* What one renewal leaves for the next: no keys. */
+typedef struct {
+    krb5_auth_context auth;
+    krb5_ccache ccache;
+} hipercow_slurm_means;
+
 static krb5_error_code
-renewed_by(krb5_context context, hipercow_slurm_line *line, krb5_creds *found, krb5_creds *fresh)
+means_made(krb5_context context, hipercow_slurm_means *means)
 {
-    krb5_ccache ccache = NULL;
+    memset(means, 0, sizeof *means);
+    krb5_error_code code = hipercow_slurm_begin(context, 0, NULL, NULL, &means->auth);
+    return code ? code : krb5_cc_new_unique(context, "MEMORY", NULL, &means->ccache);
+}
+
+static void
+means_freed(krb5_context context, hipercow_slurm_means *means)
+{
+    if (means->ccache)
+        krb5_cc_destroy(context, means->ccache);
+    if (means->auth)
+        krb5_auth_con_free(context, means->auth);
+}
+
+/* What the KDC gives for the TGT found. */
+static krb5_error_code
+renewed_by(krb5_context context, krb5_ccache ccache, hipercow_slurm_line *line, krb5_creds *found, krb5_creds *fresh)
+{
     krb5_error_code code;
     if (!(found->ticket_flags & TKT_FLG_RENEWABLE))
         return KRB5KDC_ERR_BADOPTION; /* what a KDC would say */
-    code = krb5_cc_new_unique(context, "MEMORY", NULL, &ccache);
-    if (code)
-        return code;
     code = krb5_cc_initialize(context, ccache, found->client);
     if (!code)
         code = krb5_cc_store_cred(context, ccache, found);
@@ -161,29 +180,21 @@ renewed_by(krb5_context context, hipercow_slurm_line *line, krb5_creds *found, k
     if (!code && !(krb5_principal_compare(context, found->client, fresh->client)
                    && krb5_principal_compare(context, found->server, fresh->server)))
         code = KRB5_KDCREP_MODIFIED;
-    krb5_cc_destroy(context, ccache);
     return code;
 }
 
-/* Renew the first ticket of a KRB-CRED in clear, a TGT; the new one as a KRB-CRED in clear. data was checked before:
- * krb5_rd_cred would crash on some. line: see line.py; NULL for none. told: authtime, starttime, endtime, renew_till,
- * type and length of the session key, and whether it is bound to addresses. */
 static krb5_error_code
-hipercow_slurm_renew(krb5_context context, hipercow_slurm_line *line, const char *data, size_t length, char *out,
-                     size_t size, size_t *made, int32_t *told)
+renewed_with(krb5_context context, hipercow_slurm_means *means, hipercow_slurm_line *line, const char *data,
+             size_t length, char *out, size_t size, size_t *made, int32_t *told)
 {
     krb5_data given = { 0, (unsigned int)length, (char *)data }, *answer = NULL;
-    krb5_auth_context auth = NULL;
     krb5_creds **found = NULL, fresh;
-    krb5_error_code code = hipercow_slurm_begin(context, 0, NULL, NULL, &auth);
-    if (code)
-        return code;
+    krb5_error_code code = krb5_rd_cred(context, means->auth, &given, &found, NULL);
     memset(&fresh, 0, sizeof fresh);
-    code = krb5_rd_cred(context, auth, &given, &found, NULL);
     if (!code)
-        code = renewed_by(context, line, found[0], &fresh);
+        code = renewed_by(context, means->ccache, line, found[0], &fresh);
     if (!code)
-        code = krb5_mk_1cred(context, auth, &fresh, &answer, NULL);
+        code = krb5_mk_1cred(context, means->auth, &fresh, &answer, NULL);
     if (!code) {
         told[0] = fresh.times.authtime;
         told[1] = fresh.times.starttime;
@@ -197,7 +208,21 @@ hipercow_slurm_renew(krb5_context context, hipercow_slurm_line *line, const char
     }
     krb5_free_cred_contents(context, &fresh);
     krb5_free_tgt_creds(context, found);
-    krb5_auth_con_free(context, auth);
+    return code;
+}
+
+/* Renew the first ticket of a KRB-CRED in clear, a TGT; the new one as a KRB-CRED in clear. data was checked before:
+ * krb5_rd_cred would crash on some. line: see line.py; NULL for none. told: authtime, starttime, endtime, renew_till,
+ * type and length of the session key, and whether it is bound to addresses. */
+static krb5_error_code
+hipercow_slurm_renew(krb5_context context, hipercow_slurm_line *line, const char *data, size_t length, char *out,
+                     size_t size, size_t *made, int32_t *told)
+{
+    hipercow_slurm_means means;
+    krb5_error_code code = means_made(context, &means);
+    if (!code)
+        code = renewed_with(context, &means, line, data, length, out, size, made, told);
+    means_freed(context, &means);
     return code;
 }
 
@@ -240,24 +265,29 @@ hipercow_slurm_renew_each(krb5_context context, hipercow_slurm_line *line, hiper
                           const char *const *data, const size_t *length, char *out, size_t size, size_t *made,
                           int32_t *told, double *took)
 {
-    struct timespec begin, end;
+    hipercow_slurm_means means;
+    krb5_error_code code = means_made(context, &means);
     int32_t mine;
+    turn->failed = -1;
     while (size >= HIPERCOW_SLURM_ROOM && (mine = hipercow_slurm_claim(turn)) >= 0) {
-        krb5_error_code code;
-        clock_gettime(CLOCK_MONOTONIC, &begin);
-        code = hipercow_slurm_renew(context, line, data[mine], length[mine], out, size, &made[mine],
-                                    told + HIPERCOW_SLURM_TOLD * mine);
-        clock_gettime(CLOCK_MONOTONIC, &end);
-        took[mine] = (double)(end.tv_sec - begin.tv_sec) + 1e-9 * (double)(end.tv_nsec - begin.tv_nsec);
+        struct timespec begin, end;
         turn->failed = mine;
         if (code)
-            return code;
-        if (made[mine] > size)
-            return KRB5_BAD_MSIZE;
+            break;
+        clock_gettime(CLOCK_MONOTONIC, &begin);
+        code = renewed_with(context, &means, line, data[mine], length[mine], out, size, &made[mine],
+                            told + HIPERCOW_SLURM_TOLD * mine);
+        clock_gettime(CLOCK_MONOTONIC, &end);
+        took[mine] = (double)(end.tv_sec - begin.tv_sec) + 1e-9 * (double)(end.tv_nsec - begin.tv_nsec);
+        if (!code && made[mine] > size)
+            code = KRB5_BAD_MSIZE;
+        if (code)
+            break;
         out += made[mine];
         size -= made[mine];
         __atomic_store_n(&turn->done, mine + 1, __ATOMIC_SEQ_CST);
     }
-    return 0;
+    means_freed(context, &means);
+    return code;
 }
 """
