@@ -109,6 +109,18 @@ async def test_everything_due_is_renewed_once_and_never_more_than_the_threads_al
     assert (kdc.together, kdc.twice) == (4, [])
 
 
+async def test_after_an_outage_the_urgent_ones_come_first_and_neighbours_together(store, kdc):
+    """Due for long, all of them; how long ago says nothing, how long they still live does."""
+    left = {uid: 100 if uid % 5 == 0 else 1500 if uid % 5 == 3 else 1900 for uid in range(50)}
+    for uid, seconds in left.items():
+        await put(store, uid, due(f"u{uid}@R", left=seconds))
+    async with running(store, kdc, threads=1):
+        await until(lambda: len(kdc.calls) == 50)
+    urgent = [uid for uid, seconds in left.items() if seconds == 100]
+    others = [uid for uid, seconds in left.items() if seconds != 100]
+    assert kdc.calls == [f"u{uid}@R" for uid in urgent + others]
+
+
 async def test_the_rate_is_capped(store, kdc):
     for uid in range(20):
         await put(store, uid, due(f"u{uid}@R"))

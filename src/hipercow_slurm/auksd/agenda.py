@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 
 from hipercow_slurm.values import TicketTimes
@@ -44,10 +44,19 @@ class Timing:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """One action at one time (seconds since 1970)."""
+    """One action at one time (seconds since 1970).
+
+    Attributes:
+        endtime: of the credential, as far as it is known.
+    """
 
     act: Act
     at: float
+    endtime: int = field(default=0, compare=False)
+
+    def urgency(self, now: float) -> int:
+        """Less is more urgent: one more for twice the time to ``endtime``."""
+        return max(0, int(self.endtime - now)).bit_length()
 
 
 def plan(times: TicketTimes, timing: Timing, spread: float) -> Plan:
@@ -57,10 +66,11 @@ def plan(times: TicketTimes, timing: Timing, spread: float) -> Plan:
         spread: random, -1 to 1.
     """
     if times.renew_till <= times.endtime:  # not renewable, or nothing left to gain
-        return Plan(Act.DROP, times.endtime)
+        return Plan(Act.DROP, times.endtime, times.endtime)
     life = times.endtime - times.starttime
     latest = times.endtime - min(timing.margin_s, life / 5)
-    return Plan(Act.RENEW, min(times.starttime + life * (timing.at + timing.jitter * spread), latest))
+    at = min(times.starttime + life * (timing.at + timing.jitter * spread), latest)
+    return Plan(Act.RENEW, at, times.endtime)
 
 
 def plan_retry(times: TicketTimes, timing: Timing, spread: float, *, failures: int, now: float) -> Plan:
@@ -70,10 +80,10 @@ def plan_retry(times: TicketTimes, timing: Timing, spread: float, *, failures: i
     """
     left = times.endtime - now
     if left <= SHORTEST_WAIT_S:
-        return Plan(Act.DROP, times.endtime)
+        return Plan(Act.DROP, times.endtime, times.endtime)
     doubled = timing.retry_first_s * 2 ** min(failures - 1, 20)
     wait = min(doubled, timing.retry_max_s, max(SHORTEST_WAIT_S, left / 4)) * (1 + 0.2 * spread)
-    return Plan(Act.RENEW, min(now + wait, times.endtime - LAST_TRY_S))
+    return Plan(Act.RENEW, min(now + wait, times.endtime - LAST_TRY_S), times.endtime)
 
 
 class Agenda:
@@ -109,11 +119,11 @@ class Agenda:
             heapq.heappop(self._heap)
         return None
 
-    def due(self, now: float) -> Iterator[tuple[int, Act]]:
+    def due(self, now: float) -> Iterator[tuple[int, Plan]]:
         """Take out everything whose time has come, earliest first."""
         while (at := self.next_at()) is not None and at <= now:
             _, uid, _ = heapq.heappop(self._heap)
-            yield uid, self._current.pop(uid)[1].act
+            yield uid, self._current.pop(uid)[1]
 
     def _is_current(self, uid: int, number: int) -> bool:
         found = self._current.get(uid)

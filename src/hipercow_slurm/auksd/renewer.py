@@ -114,15 +114,14 @@ class Renewer:
     async def _watch(self) -> None:
         """Move what is due: renewals into the queue, expired credentials out of the store."""
         while True:
-            dropped = []
-            for uid, act in self._agenda.due(self._now()):
-                if uid in self._busy:
-                    continue
-                if act is Act.DROP:
-                    dropped.append(self._drop(uid))
-                else:
-                    self._enqueue(uid)
-            await asyncio.gather(*dropped)  # together: the store makes one transaction of them
+            now = self._now()
+            due = [(uid, what) for uid, what in self._agenda.due(now) if uid not in self._busy]
+            # After an outage there are many: the urgent ones first. Neighbours are beside each other in the store too,
+            # and reading and writing them together is a few pages; so no finer order than that.
+            for _, uid in sorted((what.urgency(now), uid) for uid, what in due if what.act is Act.RENEW):
+                self._enqueue(uid)
+            # Together: the store makes one transaction of them.
+            await asyncio.gather(*(self._drop(uid) for uid, what in due if what.act is Act.DROP))
             self._changed.clear()
             at = self._agenda.next_at()
             wait = LONGEST_SLEEP_S if at is None else min(LONGEST_SLEEP_S, max(0.0, at - self._now()))
@@ -233,7 +232,7 @@ class Renewer:
         if done.entry is None:
             return None
         following = plan(done.entry.times, self._timing, self._spread())
-        return Plan(following.act, max(following.at, self._now() + SOONEST_AGAIN_S))
+        return Plan(following.act, max(following.at, self._now() + SOONEST_AGAIN_S), following.endtime)
 
     def _over(self, old: Entry | None, new: Entry) -> bool:
         return old is not None and old.principal == new.principal and replaces(old, new, self._now())

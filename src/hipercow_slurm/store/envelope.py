@@ -61,8 +61,10 @@ class Keys:
 
     def seal(self, entry: Entry, data: bytes) -> Box:
         """Encrypt ``data`` as the record of ``entry``."""
-        dek, bound = os.urandom(KEY_BYTES), _bound(entry)
-        return Box(self.active, _encrypt(self._keks[self.active], dek, bound), _encrypt(AESGCM(dek), data, bound))
+        random, bound = os.urandom(KEY_BYTES + 2 * _NONCE_BYTES), _bound(entry)  # asked for once: it is a system call
+        dek, nonces = random[:KEY_BYTES], random[KEY_BYTES:]
+        wrapped = _encrypt(self._keks[self.active], nonces[:_NONCE_BYTES], dek, bound)
+        return Box(self.active, wrapped, _encrypt(AESGCM(dek), nonces[_NONCE_BYTES:], data, bound))
 
     def rewrap(self, entry: Entry, box: Box) -> Box:
         """The same record with its DEK wrapped by the active key; the ciphertext stays as it is.
@@ -71,7 +73,8 @@ class Keys:
             InternalError: ``store-corrupt``, as ``open``.
         """
         bound = _bound(entry)
-        return Box(self.active, _encrypt(self._keks[self.active], self._dek(entry, box, bound), bound), box.sealed)
+        dek, nonce = self._dek(entry, box, bound), os.urandom(_NONCE_BYTES)
+        return Box(self.active, _encrypt(self._keks[self.active], nonce, dek, bound), box.sealed)
 
     def open(self, entry: Entry, box: Box) -> bytes:
         """Decrypt a record.
@@ -159,8 +162,7 @@ def _bound(entry: Entry) -> bytes:
     return numbers + entry.principal.encode()
 
 
-def _encrypt(key: AESGCM, data: bytes, bound: bytes) -> bytes:
-    nonce = os.urandom(_NONCE_BYTES)
+def _encrypt(key: AESGCM, nonce: bytes, data: bytes, bound: bytes) -> bytes:
     return nonce + key.encrypt(nonce, data, bound)
 
 

@@ -53,6 +53,8 @@ _BY_UIDS = "SELECT * FROM credential WHERE uid IN ({})"
 _EVERY = "SELECT * FROM credential ORDER BY uid"
 _ENTRIES = "SELECT uid, principal, starttime, endtime, renew_till, tickets, addressless FROM credential"
 _ENTRY_BY_UID = f"{_ENTRIES} WHERE uid = ?"
+_FEW = 16
+_FEW_ENTRIES = f"{_ENTRIES} WHERE uid IN ({', '.join('?' * _FEW)})"
 _EVERY_ENTRY = f"{_ENTRIES} ORDER BY uid"
 _REPLACE = "INSERT OR REPLACE INTO credential VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _DELETE = "DELETE FROM credential WHERE uid = ?"
@@ -96,10 +98,11 @@ class SqliteStore:
     async def _put(
         self, creds: Mapping[int, KrbCred], rule: PutRule, remember: Callable[[int, Opened], None]
     ) -> Mapping[int, Put]:
-        new = [Entry.of(uid, cred) for uid, cred in creds.items()]
+        new = [Entry.of(uid, creds[uid]) for uid in sorted(creds)]  # as they are in the file
 
         def work(db: sqlite3.Connection) -> dict[int, Put]:
-            done = {one.uid: _decided(rule, _one_entry(db, one.uid), one) for one in new}
+            old = _some_entries(db, [one.uid for one in new])
+            done = {one.uid: _decided(rule, old.get(one.uid), one) for one in new}
             stored = [one for one in new if done[one.uid].stored]
             db.executemany(_REPLACE, [self._row(one, creds[one.uid]) for one in stored])
             return done
@@ -330,6 +333,19 @@ def _sync_directory(path: Path) -> None:
 def _one_entry(db: sqlite3.Connection, uid: int) -> Entry | None:
     row = db.execute(_ENTRY_BY_UID, (uid,)).fetchone()
     return entry_of(row) if row else None
+
+
+def _some_entries(db: sqlite3.Connection, uids: Sequence[int]) -> dict[int, Entry]:
+    """Those that are there, by uid: a few in a statement, always as many, so that it is prepared once."""
+    found = {}
+    whole = len(uids) - len(uids) % _FEW
+    for begin in range(0, whole, _FEW):
+        for row in db.execute(_FEW_ENTRIES, uids[begin : begin + _FEW]):
+            found[row[0]] = entry_of(row)
+    for uid in uids[whole:]:
+        if (one := _one_entry(db, uid)) is not None:
+            found[uid] = one
+    return found
 
 
 def _decided(rule: PutRule, old: Entry | None, new: Entry) -> Put:

@@ -121,6 +121,23 @@ class StoreContract:
         assert {uid: one.entry.principal for uid, one in found.items()}[2] == "bob@EX.ORG"
         assert (await store.put_all({}, always), await store.get_all([])) == ({}, {})
 
+    async def test_of_many_each_is_compared_with_its_own(self, store: Store) -> None:
+        """In no order, some of them there: more than a statement asks for, and not a multiple of that."""
+        for uid in range(0, 45, 3):
+            await store.put(uid, cred(endtime=2_000 + uid), always)
+        seen: dict[int, int | None] = {}
+
+        def rule(old: Entry | None, new: Entry) -> bool:
+            seen[new.uid] = None if old is None else old.times.endtime
+            return new.uid % 2 == 0
+
+        uids = [(number * 17) % 45 for number in range(45)]
+        done = await store.put_all({uid: cred(endtime=5_000 + uid) for uid in uids}, rule)
+        assert seen == {uid: 2_000 + uid if uid % 3 == 0 else None for uid in range(45)}
+        assert {uid for uid, one in done.items() if one.stored} == set(range(0, 45, 2))
+        ends = {entry.uid: entry.times.endtime for entry in await store.entries()}
+        assert ends == {uid: 2_000 + uid if uid % 2 else 5_000 + uid for uid in seen if uid % 3 == 0 or uid % 2 == 0}
+
     async def test_a_rule_that_raises_among_several_hurts_nobody_else(self, store: Store) -> None:
         def refuse(_old: Entry | None, new: Entry) -> bool:
             if new.uid == 2:
