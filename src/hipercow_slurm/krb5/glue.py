@@ -63,6 +63,19 @@ given_out(krb5_context context, krb5_data *result, char *out, size_t size, size_
     return 0;
 }
 
+/* Our subkey is the key of KRB-PRIVs in both directions, but libkrb5 makes two krb5_keys of it, each with what is
+ * derived from it when first used. */
+static krb5_error_code
+one_subkey(krb5_context context, krb5_auth_context auth)
+{
+    krb5_key key = NULL;
+    krb5_error_code code = krb5_auth_con_getrecvsubkey_k(context, auth, &key);
+    if (!code && key)
+        code = krb5_auth_con_setsendsubkey_k(context, auth, key);
+    krb5_k_free_key(context, key);
+    return code;
+}
+
 static krb5_error_code
 accepted_by(krb5_context context, krb5_auth_context auth, krb5_data *given, krb5_const_principal server,
             krb5_keytab keys, int32_t *options, krb5_data *answer, char *client, size_t client_size)
@@ -82,7 +95,8 @@ accepted_by(krb5_context context, krb5_auth_context auth, krb5_data *given, krb5
     if (strlen(name) < client_size)
         strcpy(client, name);
     krb5_free_unparsed_name(context, name);
-    return krb5_mk_rep(context, auth, answer);
+    code = krb5_mk_rep(context, auth, answer);
+    return code ? code : one_subkey(context, auth);
 }
 
 /* Check an AP-REQ and make the AP-REP, in a new auth context. client: who it is as krb5_unparse_name writes it; empty
