@@ -128,8 +128,7 @@ def _direct(program: str) -> Callable[[str], None]:
     def write(rest: str) -> None:
         line = f"ts={moment(time.time())}{middle}{rest}\n"
         if _held is None:
-            stream.write(line)
-            stream.flush()
+            stream.write(line)  # standard error is line-buffered, whatever it is
         else:
             _held.append(line)
 

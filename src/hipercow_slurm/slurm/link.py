@@ -13,7 +13,6 @@ then, and a header that ends behind them it calls empty (``NOT_READ``; nothing o
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import cast
@@ -24,8 +23,6 @@ NOT_READ = b"Invalid empty HTTP header"
 UNREAD = 3  # times that may happen to a request
 
 HEAD_LIMIT = 64 * 1024  # bytes of status line and headers; slurmrestd sends some hundred
-
-_CONTROL = re.compile(r"[\x00-\x20\x7f]")
 
 
 class HungUpError(Exception):
@@ -189,10 +186,10 @@ def request(method: str, path: str, headers: Mapping[str, str], body: bytes | No
     Raises:
         ValueError: a blank or control character where none may be.
     """
-    if _CONTROL.search(path) or any(_CONTROL.search(value) for value in headers.values()):
+    given = "".join([path, *headers.values()])
+    if " " in given or not given.isprintable():
         raise ValueError("a blank or control character in a request's path or header")
-    fields = dict(headers)
-    if body is not None:
-        fields["Content-Length"] = str(len(body))
-    lines = [f"{method} {path} HTTP/1.1", "Host: slurmrestd", *(f"{name}: {value}" for name, value in fields.items())]
-    return "\r\n".join([*lines, "", ""]).encode("latin-1") + (body or b"")
+    lines = [f"{method} {path} HTTP/1.1\r\nHost: slurmrestd\r\n"]
+    lines += [f"{name}: {value}\r\n" for name, value in headers.items()]
+    lines.append("\r\n" if body is None else f"Content-Length: {len(body)}\r\n\r\n")
+    return "".join(lines).encode("latin-1") + (body or b"")
