@@ -7,9 +7,9 @@ import time
 
 import pytest
 
-from hipercow_slurm.auksd.agenda import Timing
+from hipercow_slurm.auksd.agenda import Act, Plan, Timing
 from hipercow_slurm.auksd.asking import OneByOne
-from hipercow_slurm.auksd.renewer import Renewer
+from hipercow_slurm.auksd.renewer import TAKEN, Renewer
 from hipercow_slurm.errors import UnavailableError
 from hipercow_slurm.store.base import Entry
 from hipercow_slurm.store.envelope import Keys
@@ -119,6 +119,28 @@ async def test_after_an_outage_the_urgent_ones_come_first_and_neighbours_togethe
     urgent = [uid for uid, seconds in left.items() if seconds == 100]
     others = [uid for uid, seconds in left.items() if seconds != 100]
     assert kdc.calls == [f"u{uid}@R" for uid in urgent + others]
+
+
+async def test_much_that_is_due_at_once_keeps_nobody_from_the_event_loop(store, kdc):
+    """It is taken a few hundred at a time, and the first of them begin before the last are looked at."""
+    renewer, count = Renewer(store, by(kdc), timing=TIMING, rate_per_s=10_000.0), 20 * TAKEN
+    for uid in range(count):
+        renewer._agenda.set(uid, Plan(Act.RENEW, 1.0, 2**31))
+    queued, begun = [], []
+    put_in, begin = renewer._pacing.put, renewer._begun
+    renewer._pacing.put = lambda uid: queued.append(uid) or put_in(uid)
+    renewer._begun = lambda uids: begun.append(len(queued)) or begin(uids)
+    task, most, before = asyncio.create_task(renewer.run()), 0, 0
+    async with asyncio.timeout(60):
+        while len(queued) < count:
+            await asyncio.sleep(0)
+            most, before = max(most, len(queued) - before), len(queued)
+    task.cancel()
+    await asyncio.wait({task})
+    renewer.stop()
+    assert sorted(queued) == list(range(count))
+    assert most <= TAKEN, f"{most} in one turn of the loop"
+    assert begun[0] < count / 2, f"the first began when {begun[0]} were queued"
 
 
 async def test_the_rate_is_capped(store, kdc):

@@ -65,12 +65,21 @@ def plan(times: TicketTimes, timing: Timing, spread: float) -> Plan:
     Args:
         spread: random, -1 to 1.
     """
-    if times.renew_till <= times.endtime:  # not renewable, or nothing left to gain
-        return Plan(Act.DROP, times.endtime, times.endtime)
+    endtime = times.endtime
+    if times.renew_till <= endtime:  # not renewable, or nothing left to gain
+        return Plan(Act.DROP, endtime, endtime)
+    return Plan(Act.RENEW, _when(times, timing, spread), endtime)
+
+
+def earliest(times: TicketTimes, timing: Timing) -> float:
+    """The earliest time that ``plan`` may say."""
+    return times.endtime if times.renew_till <= times.endtime else _when(times, timing, -1.0)
+
+
+def _when(times: TicketTimes, timing: Timing, spread: float) -> float:
     life = times.endtime - times.starttime
     latest = times.endtime - min(timing.margin_s, life / 5)
-    at = min(times.starttime + life * (timing.at + timing.jitter * spread), latest)
-    return Plan(Act.RENEW, at, times.endtime)
+    return min(times.starttime + life * (timing.at + timing.jitter * spread), latest)
 
 
 def plan_retry(times: TicketTimes, timing: Timing, spread: float, *, failures: int, now: float) -> Plan:

@@ -13,12 +13,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
 
 from hipercow_slurm import log
-from hipercow_slurm.auksd.agenda import Act, Agenda, Plan, Timing, plan, plan_retry
+from hipercow_slurm.auksd.agenda import Act, Agenda, Plan, Timing, earliest, plan, plan_retry
 from hipercow_slurm.auksd.asking import Asking, Renew
 from hipercow_slurm.auksd.deciding import replaces
 from hipercow_slurm.auksd.pacing import Pacing
@@ -28,6 +29,7 @@ from hipercow_slurm.values import KrbCred
 
 LONGEST_SLEEP_S = 15.0  # so that a step of the system clock is noticed
 SOONEST_AGAIN_S = 1.0  # whatever a KDC answers, no credential is renewed more often than this
+TAKEN = 256  # of what is due, before others have their turn on the event loop
 UNKEPT = 256  # answers that wait for the store; no more is asked then
 
 Following = Mapping[int, Plan | None]  # by uid: what to do with it next, None if there is nothing
@@ -115,13 +117,13 @@ class Renewer:
         """Move what is due: renewals into the queue, expired credentials out of the store."""
         while True:
             now = self._now()
-            due = [(uid, what) for uid, what in self._agenda.due(now) if uid not in self._busy]
-            # After an outage there are many: the urgent ones first. Neighbours are beside each other in the store too,
-            # and reading and writing them together is a few pages; so no finer order than that.
-            for _, uid in sorted((what.urgency(now), uid) for uid, what in due if what.act is Act.RENEW):
-                self._enqueue(uid)
-            # Together: the store makes one transaction of them.
-            await asyncio.gather(*(self._drop(uid) for uid, what in due if what.act is Act.DROP))
+            due = self._agenda.due(now)
+            await self._take(list(itertools.islice(due, TAKEN)), now)  # so that the threads have work meanwhile
+            rest = []
+            while some := list(itertools.islice(due, TAKEN)):
+                rest += some
+                await asyncio.sleep(0)
+            await self._take(rest, now)
             self._changed.clear()
             at = self._agenda.next_at()
             wait = LONGEST_SLEEP_S if at is None else min(LONGEST_SLEEP_S, max(0.0, at - self._now()))
@@ -129,6 +131,18 @@ class Renewer:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(wait):
                     await self._changed.wait()
+
+    async def _take(self, due: Sequence[tuple[int, Plan]], now: float) -> None:
+        # After an outage there are many: the urgent ones first. Neighbours are beside each other in the store too, and
+        # reading and writing them together is a few pages; so no finer order than that.
+        renew = sorted((what.urgency(now), uid) for uid, what in due if what.act is Act.RENEW)
+        for begin in range(0, len(renew), TAKEN):
+            for _, uid in renew[begin : begin + TAKEN]:
+                if uid not in self._busy:
+                    self._enqueue(uid)
+            await asyncio.sleep(0)
+        # Together: the store makes one transaction of them.
+        await asyncio.gather(*(self._drop(uid) for uid, what in due if what.act is Act.DROP and uid not in self._busy))
 
     def _enqueue(self, uid: int) -> None:
         self._busy.add(uid)
@@ -183,7 +197,7 @@ class Renewer:
     def _is_due(self, entry: Entry) -> bool:
         """False if it has expired, or a fresh one came; the earliest moment counts, with as much jitter as there is."""
         now = self._now()
-        return entry.times.endtime > now and plan(entry.times, self._timing, -1.0).at <= now
+        return now < entry.times.endtime and earliest(entry.times, self._timing) <= now
 
     def _not_due(self, uid: int, entry: Entry | None) -> Plan | None:
         if entry is None:

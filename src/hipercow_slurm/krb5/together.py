@@ -84,13 +84,18 @@ class Together:
             self._place = 0
 
     def _collect(self) -> None:
-        for number in range(self._seen, calls.done(self._turn)):
+        done = calls.done(self._turn)
+        if done <= self._seen:
+            return
+        out, told = ffi.buffer(self._out), ffi.unpack(self._told, calls.TOLD * done)
+        for number in range(self._seen, done):
             begin, first = self._place, calls.TOLD * number
             self._place += self._made[number]
-            octets = ffi.buffer(self._out)[begin : self._place]
-            told = ffi.unpack(self._told + first, calls.TOLD)
+            octets = out[begin : self._place]
             try:
-                outcome: KrbCred | Exception = renewal.taken(self._creds[number].client, octets, told)
+                outcome: KrbCred | Exception = renewal.taken(
+                    self._creds[number].client, octets, told[first : first + calls.TOLD]
+                )
             except Exception as error:
                 outcome = error
             self._found.append(Finished(number, outcome, self._took[number]))
