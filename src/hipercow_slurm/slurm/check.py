@@ -22,7 +22,6 @@ ENVIRONMENT_LIMIT = 256 * 1024  # bytes of all names and values; execve's own li
 NUMBER_LIMIT = 2**31 - 1  # above, Slurm's own special values (NO_VAL, INFINITE) begin
 TIME_LIMIT = 366 * 24 * 60  # minutes; Slurm itself cuts off at a year
 
-NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 ARRAY_PART = re.compile(r"([0-9]{1,9})(?:-([0-9]{1,9})(?::([0-9]{1,9}))?)?")
 
@@ -97,7 +96,7 @@ def check(spec: JobSpec) -> None:
 
 
 def _script(script: str) -> None:
-    size = len(_encoded("script", script))
+    size = _size("script", script)
     if size > SCRIPT_LIMIT:
         raise RequestError(
             f"the script has {size} bytes; the limit is {SCRIPT_LIMIT}",
@@ -131,16 +130,16 @@ def _directory(directory: str | None) -> None:
 def _text(what: str, value: str, limit: int) -> None:
     if not value:
         raise RequestError(f"{what} is empty; leave it out instead")
-    if len(_encoded(what, value)) > limit:
+    if _size(what, value) > limit:
         raise RequestError(f"{what} is longer than {limit} bytes")
-    if _CONTROL.search(value):
+    if not value.isprintable() and _CONTROL.search(value):
         raise RequestError(f"{what} contains a control character")
 
 
 def _environment(environment: dict[str, str]) -> None:
     total = 0
     for name, value in environment.items():
-        if not NAME.fullmatch(name):
+        if not (name.isascii() and name.isidentifier()):
             raise RequestError(f"{name!r} is not the name of an environment variable")
         if name in RESERVED_NAMES or name.startswith(RESERVED_PREFIXES):
             raise RequestError(
@@ -149,7 +148,7 @@ def _environment(environment: dict[str, str]) -> None:
             )
         if "\0" in value:
             raise RequestError(f"the environment variable {name} contains a NUL byte")
-        total += len(name) + len(_encoded(name, value))
+        total += len(name) + _size(name, value)
     if total > ENVIRONMENT_LIMIT:
         raise RequestError(f"the environment has {total} bytes; the limit is {ENVIRONMENT_LIMIT}")
 
@@ -172,8 +171,9 @@ def _array(array: str) -> None:
 _positive: Callable[[str], object] = re.compile(r"[1-9][0-9]{0,8}").fullmatch
 
 
-def _encoded(what: str, value: str) -> bytes:
+def _size(what: str, value: str) -> int:
+    """In UTF-8."""
     try:
-        return value.encode()
+        return len(value) if value.isascii() else len(value.encode())
     except UnicodeEncodeError:
         raise RequestError(f"{what} contains characters that are not valid Unicode") from None
