@@ -40,7 +40,6 @@ class Connection(asyncio.Protocol):
 
     __slots__ = (
         "_acceptor",
-        "_asks_on",
         "_busy",
         "_closing",
         "_full",
@@ -67,7 +66,6 @@ class Connection(asyncio.Protocol):
         self._room: asyncio.Future[None] | None = None  # that task waits for the peer to take what was written
         self._full = False  # the peer does not take its replies
         self._queued = False  # waits for its turn
-        self._asks_on = False  # has made more than one request: the next one may have company
         self._paused = self._closing = self._lost = False
         self.peer = ""
         self.proven = False
@@ -97,20 +95,17 @@ class Connection(asyncio.Protocol):
         """Bytes from the peer."""
         if self._closing:
             return
+        turns = self._server.turns
         if self._queued or self._busy or self._full:
             self._session.receive(data)
             self._hold()
-        elif not self._asks_on:
+        elif turns.few:
+            turns.few -= 1
             self.step(data)
         else:
-            turns = self._server.turns
-            if turns.few:
-                turns.few -= 1
-                self.step(data)
-            else:
-                self._session.receive(data)
-                self._queued = True
-                turns.add(self)
+            self._session.receive(data)
+            self._queued = True
+            turns.add(self)
 
     def eof_received(self) -> bool:
         """The peer will send no more, but may still want its answers."""
@@ -200,7 +195,6 @@ class Connection(asyncio.Protocol):
         elif isinstance(event, Ended):
             self._close()
         else:
-            self._asks_on = self.proven
             self.proven = True
             self._decide(event)
 

@@ -29,6 +29,7 @@ from hipercow_slurm.errors import UnavailableError
 from hipercow_slurm.krb5.auth import Acceptor
 
 BACKLOG = 4096
+CROWD = 16  # connections open at once, from which on so many more listeners take new ones in: see ``Server._widen``
 SWEEP_S = 1.0
 RESERVED_FILES = 64  # descriptors that are not connections
 
@@ -78,7 +79,10 @@ class Server:
         self._connections: dict[Connection, None] = {}  # in order of their accept
         self._per_peer: dict[str, int] = {}
         self._closed_early: Counter[str] = Counter()
+        self._socket: socket.socket | None = None
         self._listener: asyncio.Server | None = None
+        self._more: list[asyncio.Server] = []  # of the same socket, while there is a crowd
+        self._widening: asyncio.Task[None] | None = None
         self._sweeper: asyncio.Task[None] | None = None
         self._empty = asyncio.Event()
 
@@ -91,7 +95,7 @@ class Server:
         loop = asyncio.get_running_loop()
         self.now = loop.time
         sock = sock or bound(self.config)
-        self._listener = await loop.create_server(lambda: self._connect(self), sock=sock, backlog=BACKLOG)
+        self._socket, self._listener = sock, await self._listening(sock)
         self._sweeper = loop.create_task(self._sweep())
         host, port = own = sock.getsockname()
         self.own = None if host == "0.0.0.0" else own  # noqa: S104  # nothing is bound here
@@ -103,6 +107,7 @@ class Server:
         self.draining = True
         if self._listener is not None:
             self._listener.close()
+        self._narrow()
         if self._sweeper is not None:
             self._sweeper.cancel()
         for connection in list(self._connections):
@@ -114,6 +119,33 @@ class Server:
                     await self._empty.wait()
         for connection in list(self._connections):
             connection.abort()
+
+    async def _listening(self, sock: socket.socket) -> asyncio.Server:
+        loop = asyncio.get_running_loop()
+        return await loop.create_server(lambda: self._connect(self), sock=sock, backlog=BACKLOG)
+
+    async def _widen(self) -> None:
+        """Accept many connections in one look at the sockets, while there is a crowd.
+
+        uvloop accepts one per look and listening socket; so it gets the socket several times. What comes then comes
+        together, and that is worth a quarter of a get with its connection (``turns.py``). Where few come, each one
+        would wake all listeners for nothing. asyncio's own event loop accepts all that wait.
+        """
+        sock, loop = self._socket, asyncio.get_running_loop()
+        if sock is None or not type(loop).__module__.startswith("uvloop"):
+            return
+        with contextlib.suppress(OSError):  # of descriptors there are too few: it goes on as it was
+            while len(self._more) < CROWD and not self.draining:
+                self._more.append(await self._listening(sock.dup()))
+        if self.draining:
+            self._narrow()
+
+    def _narrow(self) -> None:
+        """The crowd is gone."""
+        for listener in self._more:
+            listener.close()
+        self._more.clear()
+        self._widening = None
 
     def __len__(self) -> int:
         return len(self._connections)
@@ -139,6 +171,8 @@ class Server:
         count = len(self._connections)
         if (count >= config.connections or count >= self.most) and not self._make_room(None):
             return False
+        if count >= CROWD and self._widening is None:
+            self._widening = asyncio.get_running_loop().create_task(self._widen())
         self._connections[connection] = None
         there[peer] = there.get(peer, 0) + 1
         return True
@@ -178,6 +212,8 @@ class Server:
                 if not connection.proven:
                     self.refuse(connection.peer)
                 connection.abort()
+            if self._widening is not None and self._widening.done() and len(self._connections) < CROWD:
+                self._narrow()
             for peer, count in self._closed_early.items():
                 self.log.warning("auksd.closed_unproven", peer=peer, count=count)
             self._closed_early.clear()

@@ -1,9 +1,9 @@
 """Requests are looked at in turns: what one look at the sockets brought is decided first, then said.
 
-With many peers on long connections that costs a fifth less per request. The same is done for one after the other
-while it is warm in the CPU's caches; their log lines are one write, before the first of the replies; and whoever a
-reply wakes is better woken after the work than in the midst of it. Nothing waits for that longer than the work of
-``CHUNK`` requests takes. Handshakes and first requests gain nothing by it and are not looked at in turns.
+With many peers that costs a fifth less per request on long connections, and a quarter less of a connection with one
+request. The same is done for one after the other while it is warm in the CPU's caches; their log lines are one write,
+before the first of the replies; and whoever a reply wakes is better woken after the work than in the midst of it.
+Nothing waits for that longer than the work of ``CHUNK`` requests takes.
 """
 
 from __future__ import annotations
