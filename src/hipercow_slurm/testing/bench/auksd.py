@@ -55,7 +55,7 @@ def run(plan: Plan, folder: Path) -> list[Goal]:
         show(auksd_processes.table(several))
         sizes = auksd_size.run(found, make, plan.counts, folder)
         show(auksd_size.table(sizes))
-        renewals = auksd_renewal.run(found, plan.renewals, plan.seconds, folder)
+        renewals = auksd_renewal.run(found, plan.renewals, plan.seconds, plan.rounds, folder)
         show(auksd_renewal.table(renewals))
         return [
             *auksd_ops.goals(operations),
