@@ -1,6 +1,7 @@
 """Many renewals at once: turns under the rate cap, several in one thread, what one that hangs does to the others."""
 
 import asyncio
+import os
 import threading
 import time
 
@@ -91,7 +92,7 @@ async def test_turns_of_several_keep_to_the_rate_too():
 
 async def test_what_is_given_back_comes_first():
     pacing = Pacing(1, 1e6)
-    for uid in range(20):
+    for uid in range(2 * TOGETHER):
         pacing.put(uid)
     first = await pacing.turn()
     pacing.put_back(first[1:])
@@ -195,3 +196,18 @@ async def test_what_nobody_asked_for_is_not_remembered_but_what_is_remembered_is
     assert len(store._recent) == 1
     assert store.get_now(1).open() is fresh[1]
     assert store.get_now(0).entry.times == fresh[0].times
+
+
+async def test_its_threads_take_the_cpu_from_nobody_who_works():
+    """Would have caught: threads that push aside whatever runs, a user's request or the KDC, with each answer."""
+    policies = []
+
+    def renew(cred):
+        policies.append(os.sched_getscheduler(0))
+        return cred
+
+    asked = Asking(by(renew), 2)
+    await asked.ask([sealed("alice@R")], lambda rest: None)
+    await taken(asked, 1)
+    asked.stop()
+    assert policies == [os.SCHED_BATCH] and os.sched_getscheduler(0) == os.SCHED_OTHER

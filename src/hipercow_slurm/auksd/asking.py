@@ -90,7 +90,7 @@ class Asking:
     ) -> None:
         self._renew = renew
         self._asked = asked
-        self._workers = Workers(threads, "renew")
+        self._workers = Workers(threads, "renew", waiting=True)
         self._answers: deque[tuple[Sealed, Outcome]] = deque()
         self._come, self._woken = asyncio.Event(), False
         self._asking = 0

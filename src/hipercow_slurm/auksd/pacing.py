@@ -7,7 +7,7 @@ import time
 from collections import deque
 from collections.abc import Sequence
 
-TOGETHER = 16  # in one turn, at most
+TOGETHER = 32
 TOGETHER_S = 0.01  # and not more than may begin in this time: what is begun shall be spread
 SHORTEST_SLEEP_S = 0.001
 

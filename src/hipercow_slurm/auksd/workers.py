@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import queue
 import threading
 from collections.abc import Callable
@@ -25,10 +26,13 @@ class Workers:
     Args:
         count: how many calls may block at once.
         name: for thread lists.
+        waiting: that wait for answers again and again, and nobody for them: when an answer comes they take the CPU from
+            nobody who works (SCHED_BATCH), be it a request of a user, or a KDC on this machine with more to answer.
     """
 
-    def __init__(self, count: int, name: str) -> None:
+    def __init__(self, count: int, name: str, *, waiting: bool = False) -> None:
         self._count = count
+        self._waiting = waiting
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         for number in range(count):
             threading.Thread(target=self._work, name=f"{name}-{number}", daemon=True).start()
@@ -46,6 +50,9 @@ class Workers:
             self._jobs.put(None)
 
     def _work(self) -> None:
+        if self._waiting:
+            with contextlib.suppress(OSError):  # a sandbox that forbids it: it works as well, a little slower
+                os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
         while (job := self._jobs.get()) is not None:
             call, loop, future = job
             value: Any = None
