@@ -268,11 +268,12 @@ async def test_idle_connections_cannot_use_up_few_descriptors(folder, tgt, tmp_p
     start(box, "sh", "-c", 'ulimit -n 150; exec "$@"', "sh", *COMMAND_LINE, "-f", str(box.config))
     try:
         assert box.lines("auksd.files", limit=150), box.log
-        with idle(box, 400):
-            for _ in range(3):
-                began = time.monotonic()
-                await box.client().ping(auth=tgt["games"])
-                assert time.monotonic() - began < 2
+        for _ in range(40):  # of crowds that came at once, one in some sixty had left no descriptor for a moment
+            with idle(box, 400):
+                for _ in range(3):
+                    began = time.monotonic()
+                    await box.client().ping(auth=tgt["games"])
+                    assert time.monotonic() - began < 2
     finally:
         box.kill()
 

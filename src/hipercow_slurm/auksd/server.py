@@ -31,7 +31,9 @@ from hipercow_slurm.krb5.auth import Acceptor
 BACKLOG = 4096
 CROWD = 16  # connections open at once, from which on so many more listeners take new ones in: see ``Server._widen``
 SWEEP_S = 1.0
-RESERVED_FILES = 64  # descriptors that are not connections
+# Descriptors that are not connections: the daemon's own, a crowd's listeners, and the connections of one look that make
+# room for its new ones and are closed after it.
+RESERVED_FILES = 64 + 2 * CROWD
 
 
 _octets = lru_cache(maxsize=4096)(socket.inet_aton)
