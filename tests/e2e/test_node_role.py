@@ -74,14 +74,19 @@ def no_jobs_left(sandbox: Sandbox) -> Iterator[None]:
 
 
 def gone(sandbox: Sandbox) -> None:
-    """No job of alice or bob is left on a node, whoever began it."""
-    sandbox.run("head", ["scancel", "--state=RUNNING", "-n", "role"])
+    """No job of alice or bob is left on a node, and none waits for one, whoever began it."""
+    sandbox.run("head", ["sh", "-c", "scancel --user=alice; scancel --user=bob"])
     eventually(
         "no running job",
         lambda: not sandbox.run("head", ["squeue", "-h", "-t", "R,CG,S,CF", "-u", "alice,bob"]).stdout,
         within_s=120,
         every_s=0.3,
     )
+
+
+def queue(sandbox: Sandbox) -> str:
+    """What Slurm shows of all jobs, for the message of a failed test."""
+    return sandbox.run("head", ["squeue", "-a", "-o", "%i %u %j %T %N %r"]).stdout
 
 
 def decision(sandbox: Sandbox, *wanted: str) -> str:
@@ -98,7 +103,7 @@ def sbatch(sandbox: Sandbox, *options: str, user: str = "alice", script: str = S
 
 def test_only_while_she_has_a_job_and_only_on_its_node(sandbox: Sandbox, nodes: dict[str, Thief]) -> None:
     c1, c2, operator = nodes["c1"], nodes["c2"], Operator(sandbox)
-    assert c1.gets(ALICE) is None, "before the job"
+    assert c1.gets(ALICE) is None, (decision(sandbox, "host/c1.", "uid=5001"), queue(sandbox))
     line = decision(sandbox, "host/c1.", "uid=5001")
     assert "code=no-job-on-node" in line and "role=node" in line, line
     job_id = sbatch(sandbox, "-w", "c1")
@@ -119,7 +124,7 @@ def test_only_while_she_has_a_job_and_only_on_its_node(sandbox: Sandbox, nodes: 
 def test_a_pending_job_opens_nothing(sandbox: Sandbox, nodes: dict[str, Thief]) -> None:
     job_id = sbatch(sandbox, "-w", "c1", "--hold")
     try:
-        assert nodes["c1"].gets(ALICE) is None
+        assert nodes["c1"].gets(ALICE) is None, (decision(sandbox, "host/c1.", "uid=5001"), queue(sandbox))
     finally:
         sandbox.run("head", ["scancel", str(job_id)])
 
