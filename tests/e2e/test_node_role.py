@@ -67,8 +67,12 @@ def both_are_known(sandbox: Sandbox) -> None:
 
 
 @pytest.fixture(autouse=True)
-def no_jobs_left(sandbox: Sandbox) -> Iterator[None]:
+def no_jobs_left(sandbox: Sandbox, nodes: dict[str, Thief]) -> Iterator[None]:
     gone(sandbox)
+    for name, thief in nodes.items():  # a yes may be a second old (slurm/oracle.py, rule 3)
+        eventually(
+            f"{name} is refused", lambda thief=thief: thief.gets(ALICE) is None and thief.gets(BOB) is None, within_s=5
+        )
     yield
     gone(sandbox)
 
