@@ -13,6 +13,8 @@ then, and a header that ends behind them it calls empty (``NOT_READ``; nothing o
 from __future__ import annotations
 
 import asyncio
+import functools
+from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import cast
@@ -46,50 +48,68 @@ class Reply:
     body: bytes
 
 
-class _Connection(asyncio.Protocol):
-    """One connection, for one request at a time."""
+_PLACE = Reply(0, "", b"")  # to one who stood in line: there is place for a connection, make one
 
-    def __init__(self) -> None:
+
+class _Asked:
+    """A request on its way.
+
+    Attributes:
+        reply: the answer, or ``_PLACE``; cancelled: nobody waits any more.
+        place: whether it has one of the pool's places.
+        connection: on which it was written; None: nothing of it was.
+        kept: that connection had been used before.
+    """
+
+    __slots__ = ("connection", "kept", "limit", "place", "reply", "request", "sent")
+
+    def __init__(self, request: bytes, limit: int, sent: Callable[[], None]) -> None:
+        self.request = request
+        self.limit = limit
+        self.sent = sent
+        self.place = False
+        self.kept = False
+        self.connection: _Connection | None = None
+        self.reply: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+
+
+class _Connection(asyncio.Protocol):
+    """One connection, for one request at a time; ``free`` is called whenever it has none any more."""
+
+    def __init__(self, free: Callable[[_Connection], None]) -> None:
+        self._free = free
         self._transport: asyncio.Transport | None = None
-        self._waiting: asyncio.Future[Reply] | None = None
-        self._parser: httptools.HttpResponseParser | None = None
+        self._asked: _Asked | None = None
+        self._received = 0
         self.reusable = True
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # uvloop's is none by its class
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self.reusable = False
-        self._fail(HungUpError("the connection was closed", answered=bool(self._received)))
+        self.close()
 
     def close(self) -> None:
-        self.reusable = False
-        if self._transport is not None:
-            self._transport.abort()
+        self._end(HungUpError("the connection was closed", answered=self._received > 0))
 
-    async def exchange(self, request: bytes, limit: int) -> Reply:
-        """Write ``request`` and wait for the answer; whoever stops waiting ends the connection.
-
-        Raises:
-            HungUpError, TooLongError: no use of this connection any more.
-        """
+    def begin(self, asked: _Asked) -> None:
+        """Write the request; its ``reply`` will be the answer, or ``HungUpError`` or ``TooLongError``."""
         assert self._transport is not None
-        self._limit, self._received, self._size = limit, 0, 0
+        self._asked, asked.connection = asked, self
+        self._received, self._size, self._whole = 0, 0, False
         self._content_type = ""
         self._parts: list[bytes] = []
         self._parser = httptools.HttpResponseParser(self)
-        self._waiting = asyncio.get_running_loop().create_future()
-        self._transport.write(request)
-        try:
-            return await self._waiting
-        except BaseException:
-            self.close()
-            raise
+        asked.sent()
+        self._transport.write(asked.request)
 
-    _received = 0  # before the first exchange
+    def leave(self, asked: _Asked) -> None:
+        """Nobody waits for this answer any more: if it is not here yet, nothing else can come on this connection."""
+        if self._asked is asked:
+            self.close()
 
     def data_received(self, data: bytes) -> None:
-        if self._waiting is None or self._waiting.done() or self._parser is None:
+        if self._asked is None:
             self.close()  # an answer nobody asked for: the second one of a refusal
             return
         self._received += len(data)
@@ -97,41 +117,66 @@ class _Connection(asyncio.Protocol):
             self._parser.feed_data(data)
         except httptools.HttpParserError as error:
             # Behind a complete answer anything may stand.
-            self._fail(HungUpError(f"no HTTP: {type(error).__name__}", answered=True))
-            self.close()
-        if not self._parts and self._received > HEAD_LIMIT:
-            self._fail(HungUpError("headers without end", answered=True))
+            self._end(HungUpError(f"no HTTP: {type(error).__name__}", answered=True))
+            return
+        if self._whole:
+            self._over()
+        elif self._size > self._asked.limit:
+            self._end(TooLongError(f"more than {self._asked.limit} bytes"))
+        elif not self._parts and self._received > HEAD_LIMIT:
+            self._end(HungUpError("headers without end", answered=True))
 
-    def _fail(self, error: Exception) -> None:
-        if self._waiting is not None and not self._waiting.done():
-            self._waiting.set_exception(error)
+    def _end(self, error: Exception) -> None:
+        """No use of this connection any more."""
+        self.reusable = False
+        if self._transport is not None:
+            self._transport.abort()
+        if self._asked is not None:
+            if not self._asked.reply.done():
+                self._asked.reply.set_exception(error)
+            self._over()
+
+    def _over(self) -> None:
+        """Nothing more is expected for this request; another one may be written here and now."""
+        self._asked = None
+        self._free(self)
 
     # What httptools calls.
 
+    def on_message_begin(self) -> None:
+        if self._whole:
+            self.reusable = False  # something stands behind the answer
+
     def on_header(self, name: bytes, value: bytes) -> None:
-        if name.lower() == b"content-type":
+        if name.lower() == b"content-type" and not self._whole:
             self._content_type = value.decode("ascii", "replace")
 
     def on_body(self, part: bytes) -> None:
         self._size += len(part)
-        if self._size > self._limit:
-            self._fail(TooLongError(f"more than {self._limit} bytes"))
-        else:
+        if self._asked is not None and self._size <= self._asked.limit:
             self._parts.append(part)
 
     def on_message_complete(self) -> None:
-        assert self._parser is not None
-        self.reusable = self.reusable and self._parser.should_keep_alive()
-        if self._waiting is not None and not self._waiting.done():
-            self._waiting.set_result(Reply(self._parser.get_status_code(), self._content_type, b"".join(self._parts)))
+        if self._whole or self._asked is None or self._size > self._asked.limit:
+            return
+        self._whole = True
+        status = self._parser.get_status_code()
+        self.reusable = self.reusable and status < 400 and self._parser.should_keep_alive()
+        if not self._asked.reply.done():
+            self._asked.reply.set_result(Reply(status, self._content_type, b"".join(self._parts)))
 
 
 class Pool:
-    """At most ``connections`` connections to the socket at ``path``; an idle one is kept until the peer closes it."""
+    """At most ``connections`` connections to the socket at ``path``; an idle one is kept until the peer closes it.
+
+    Who finds all of them in use stands in line, and is written on the first one that has its answer at once, before
+    anything is done with that answer: Slurm has work while we attend to a crowd.
+    """
 
     def __init__(self, path: str, connections: int) -> None:
         self._path = path
-        self._slots = asyncio.Semaphore(connections)
+        self._places = connections
+        self._line: deque[_Asked] = deque()
         self._idle: list[_Connection] = []
 
     def close(self) -> None:
@@ -148,36 +193,77 @@ class Pool:
             HungUpError, TooLongError: no answer, or not a whole one.
         """
         unread = 0
-        async with self._slots:
-            while True:
-                connection, kept = self._kept(), True
-                if connection is None:
-                    _, connection = await asyncio.get_running_loop().create_unix_connection(_Connection, self._path)
-                    kept = False
-                sent()
-                try:
-                    reply = await connection.exchange(request, limit)
-                except HungUpError as error:
-                    # The peer closed an idle connection just when we wrote to it.
-                    if kept and not error.answered and request.startswith(b"GET "):
-                        continue
-                    raise
-                if connection.reusable:
-                    self._idle.append(connection)
-                else:
-                    connection.close()
-                if reply.status == 500 and reply.body.strip() == NOT_READ and unread < UNREAD:
-                    unread += 1
+        while True:
+            asked = _Asked(request, limit, sent)
+            try:
+                reply = await self._answer(asked)
+            except HungUpError as error:
+                # The peer closed an idle connection just when we wrote to it.
+                if asked.kept and not error.answered and request.startswith(b"GET "):
                     continue
-                return reply
+                raise
+            if reply.status == 500 and reply.body.strip() == NOT_READ and unread < UNREAD:
+                unread += 1
+                continue
+            return reply
 
-    def _kept(self) -> _Connection | None:
-        """The idle connection used last."""
-        while self._idle:
-            connection = self._idle.pop()
-            if connection.reusable:
-                return connection
-        return None
+    async def _answer(self, asked: _Asked) -> Reply:
+        """The answer, in its turn; whoever stops waiting ends the connection."""
+        try:
+            if self._places:
+                self._places -= 1
+                asked.place = True
+            else:
+                self._line.append(asked)
+                reply = await asked.reply
+                if reply is not _PLACE:
+                    return reply
+                asked.reply = asyncio.get_running_loop().create_future()
+            await self._begin(asked)
+            return await asked.reply
+        except BaseException:
+            if asked.connection is not None:
+                asked.connection.leave(asked)
+            elif asked.place:
+                self._pass_on(None)
+            raise
+
+    async def _begin(self, asked: _Asked) -> None:
+        """Write a request that has a place on the idle connection used last, or on a new one."""
+        connection: _Connection | None = None
+        while self._idle and connection is None:
+            last = self._idle.pop()
+            connection = last if last.reusable else None
+        asked.kept = connection is not None
+        if connection is None:
+            make = functools.partial(_Connection, self._free)
+            _, connection = await asyncio.get_running_loop().create_unix_connection(make, self._path)
+        connection.begin(asked)
+
+    def _free(self, connection: _Connection) -> None:
+        """A connection has no request any more."""
+        if connection.reusable:
+            self._pass_on(connection)
+        else:
+            connection.close()
+            self._pass_on(None)
+
+    def _pass_on(self, connection: _Connection | None) -> None:
+        """A place, with its connection if that is good, goes to the first in line."""
+        while self._line:
+            asked = self._line.popleft()
+            if asked.reply.done():  # nobody waits any more
+                continue
+            asked.place = True
+            if connection is None:
+                asked.reply.set_result(_PLACE)
+            else:
+                asked.kept = True
+                connection.begin(asked)
+            return
+        self._places += 1
+        if connection is not None:
+            self._idle.append(connection)
 
 
 def request(method: str, path: str, headers: Mapping[str, str], body: bytes | None) -> bytes:
