@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from hipercow_slurm.testing.bench import process, submit, submit_probe
+from hipercow_slurm.testing.bench.submit_proxy import nginx
 from hipercow_slurm.testing.sandbox import Sandbox
 
 pytestmark = pytest.mark.e2e
@@ -18,16 +19,19 @@ def test_every_part_of_it_runs(sandbox: Sandbox, capsys: pytest.CaptureFixture[s
     """Would notice an API, a slurmrestd or an sbatch that refuses what the benchmark sends."""
     submit_probe.build_load(sandbox)
     goals = submit.measure(sandbox, submit.TINY)
+    many = submit.measure_many(sandbox, submit.TINY)
     printed = capsys.readouterr().out
-    for title in ("Submissions (held jobs)", "CPU ms per submission, by service", "Logins, and polls"):
+    for title in ("Submissions (held jobs)", "CPU ms per submission, by service", "Logins, and polls", "in one call"):
         assert title in printed, printed
+    assert [goal.text.split(":")[0] for goal in many] == ["1 client, 20 jobs in a call", "4 clients, 20 jobs in a call"]
     crowd = goals[-1]
     assert crowd.text.startswith("3 clients held") and crowd.met is True, goals
 
 
 def test_the_cpu_of_each_service_is_found(sandbox: Sandbox) -> None:
     """The services have other process ids inside; a wrong mapping would charge the API for Slurm's work."""
-    found = submit_probe.service_cpu(sandbox)
+    with nginx(sandbox):
+        found = submit_probe.service_cpu(sandbox)
     assert set(submit.COUNTED) <= set(found), found
     assert all(seconds > 0 for seconds in found.values()), found
 

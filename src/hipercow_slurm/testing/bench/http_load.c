@@ -3,9 +3,9 @@
  * Each client is a thread that does what a program with one kept connection does: a request, its whole answer, the next
  * request. Each makes its connection, with one request, before the clock starts; a client that comes for one request
  * only (FRESH) makes one each time. Work is handed out by one counter. Every answer is looked at: its status and a word
- * it must hold.
+ * it must hold, TIMES times (once for each job of a bulk submission).
  *
- *   http_load CLIENTS COUNT METHOD URL STATUS WORD KEYED FRESH BODY_BYTES [SOCKET]
+ *   http_load CLIENTS COUNT METHOD URL STATUS WORD TIMES KEYED FRESH BODY_BYTES [SOCKET]
  *
  * KEYED 1: an Idempotency-Key of its own in each request. Standard input: header lines, an empty line, the body; then,
  * after it has said "ready", a line that starts the clock. Prints one line of JSON. Trusted are the authorities in the
@@ -30,7 +30,7 @@ struct answer {
 
 static const char *method, *url, *word, *unix_socket;
 static long count, status;
-static int keyed, fresh;
+static int times, keyed, fresh;
 static struct curl_slist *headers;
 static char *body;
 static size_t body_length;
@@ -121,6 +121,13 @@ static CURL *prepared(struct curl_slist *list, struct answer *answer) {
     return curl;
 }
 
+static int occurs(const char *text) {
+    int found = 0;
+    for (; (text = strstr(text, word)); text += strlen(word))
+        found++;
+    return found;
+}
+
 static int ask(CURL *curl, struct answer *answer, char *key) {
     long code = 0;
     answer->length = 0;
@@ -131,7 +138,7 @@ static int ask(CURL *curl, struct answer *answer, char *key) {
     curl_easy_getinfo(curl, CURLINFO_RESPONSE_CODE, &code);
     if (failed)
         note_error(curl_easy_strerror(failed), code, "");
-    else if (code != status || !strstr(answer->text, word))
+    else if (code != status || occurs(answer->text) < times)
         note_error("answered", code, answer->text);
     else
         return 0;
@@ -193,13 +200,13 @@ static void print_escaped(const char *text) {
 
 int main(int argc, char **argv) {
     char line[LINE];
-    if (argc != 10 && argc != 11)
+    if (argc != 11 && argc != 12)
         die("usage: see the head of http_load.c");
     int clients = atoi(argv[1]);
     count = atol(argv[2]), method = argv[3], url = argv[4], status = atol(argv[5]), word = argv[6];
-    keyed = atoi(argv[7]), fresh = atoi(argv[8]), unix_socket = argv[10];
+    times = atoi(argv[7]), keyed = atoi(argv[8]), fresh = atoi(argv[9]), unix_socket = argv[11];
     curl_global_init(CURL_GLOBAL_ALL);
-    read_input((size_t)atol(argv[9]));
+    read_input((size_t)atol(argv[10]));
     latency = calloc((size_t)count + 1, sizeof *latency);
     pthread_t *threads = calloc((size_t)clients, sizeof *threads);
     pthread_barrier_init(&connected, NULL, (unsigned)clients + 1);

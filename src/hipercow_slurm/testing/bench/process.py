@@ -30,6 +30,13 @@ def pid_inside(pid: int) -> int:
     return 0
 
 
+def name(pid: int) -> str:
+    """Of its program, as the kernel shortens it; empty if it is gone."""
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    return ""
+
+
 def cpu_s(pid: int) -> float:
     """Seconds on a CPU, user and system: of the process and its descendants, and of whatever of them has ended.
 

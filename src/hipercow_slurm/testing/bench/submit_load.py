@@ -30,6 +30,9 @@ SCRIPT = "#!/bin/sh\ntrue\n"
 SLURM_CONF = "/tmp/bench-slurm.conf"  # in the sandbox: the cluster's, without our plugin
 HTTP_LOAD = "/tmp/bench-http-load"  # in the sandbox: http_load.c, compiled
 TRUST = f"{CONFIG}/ca.pem"
+PROXY_PORT = 9443  # of nginx before slurmrestd: submit_proxy.py
+PROXY_URL = f"https://{fqdn(HEAD)}:{PROXY_PORT}"
+BULK = 20  # jobs in one call
 
 _API = V0038()  # this machine's Slurm is 22.05
 _JSON = {"Content-Type": "application/json"}
@@ -40,7 +43,8 @@ class Ask:
     """What to do ``count`` times, by ``clients``.
 
     Attributes:
-        way: api, api-new (a connection for each request), rest, sbatch, login, status, rest-status; or session.
+        way: api, api-new (a connection for each request), api-bulk (``BULK`` jobs in each), rest, proxy (slurmrestd
+            behind nginx), sbatch, login, status, rest-status; or session.
         token: an API session's, made beforehand (``way`` session): a login lists the user's jobs in the background.
     """
 
@@ -54,7 +58,7 @@ class Ask:
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """What came of it; ``why`` is the first error's sentence."""
+    """What came of it; ``why`` is the first error's sentence, ``each`` how many jobs a request made."""
 
     done: int
     errors: int
@@ -64,6 +68,7 @@ class Done:
     max_ms: float
     client_cpu_s: float
     why: str = ""
+    each: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +76,7 @@ class Repeated:
     """A request that is made again and again.
 
     Attributes:
-        status, word: what every answer must have.
+        status, word: what every answer must have; the word once for each of ``jobs``.
         keyed: with an Idempotency-Key of its own each time, as our own client sends one.
         fresh: on a connection of its own each time.
         socket: of slurmrestd; empty: TCP, as the URL says.
@@ -86,6 +91,7 @@ class Repeated:
     keyed: bool = False
     fresh: bool = False
     socket: str = ""
+    jobs: int = 1
 
 
 class RefusedError(Exception):
@@ -117,7 +123,11 @@ async def _repeated(ask: Ask) -> Repeated:
     if ask.way.startswith("rest"):
         return await _of_slurmrestd(ask)
     headers = {"Authorization": f"Bearer {ask.token}"}
-    body = json.dumps({"script": SCRIPT, "hold": True, "working_directory": "/tmp"}).encode()
+    one = {"script": SCRIPT, "hold": True, "working_directory": "/tmp"}
+    body = json.dumps(one).encode()
+    if ask.way == "api-bulk":
+        url, many = f"{API_URL}/v1/jobs:bulk", json.dumps({"jobs": [one] * BULK}).encode()
+        return Repeated("POST", url, {**_JSON, **headers}, many, 200, '"status":201', keyed=True, jobs=BULK)
     if ask.way.startswith("api"):
         url, fresh = f"{API_URL}/v1/jobs", ask.way == "api-new"
         return Repeated("POST", url, {**_JSON, **headers}, body, 201, '"job_id"', keyed=True, fresh=fresh)
@@ -130,9 +140,11 @@ async def _of_slurmrestd(ask: Ask) -> Repeated:
     signed = await _signed(ask)
     headers = {"X-SLURM-USER-NAME": signed.localname, "X-SLURM-USER-TOKEN": signed.token}
     spec = JobSpec(script=SCRIPT, hold=True, working_directory="/tmp", environment={"PATH": "/bin:/usr/bin"})
-    if ask.way == "rest":
-        body, url = _API.submit_body(spec, ask.user), f"http://slurmrestd{_API.submit_path()}"
-        return Repeated("POST", url, {**_JSON, **headers}, body, 200, '"job_id"', socket=REST_SOCKET)
+    if ask.way in ("rest", "proxy"):
+        direct = ask.way == "rest"
+        body, server = _API.submit_body(spec, ask.user), "http://slurmrestd" if direct else PROXY_URL
+        socket, url = REST_SOCKET if direct else "", f"{server}{_API.submit_path()}"
+        return Repeated("POST", url, {**_JSON, **headers}, body, 200, '"job_id"', socket=socket)
     async with SlurmRest(REST_SOCKET, version=_API.version) as slurm:
         job = await slurm.submit(signed, spec)
     url = f"http://slurmrestd{_API.job_path(job.job_id)}"
@@ -172,10 +184,11 @@ def _once(path: str, headers: Mapping[str, str], body: bytes) -> bytes:
 
 async def _loaded(ask: Ask, what: Repeated) -> Done:
     """What http_load found."""
-    words = (ask.clients, ask.count, what.method, what.url, what.status, what.word, int(what.keyed), int(what.fresh))
+    words = (ask.clients, ask.count, what.method, what.url, what.status, what.word, what.jobs)
+    flags = (int(what.keyed), int(what.fresh))
     process = await asyncio.create_subprocess_exec(
         HTTP_LOAD,
-        *map(str, (*words, len(what.body))),
+        *map(str, (*words, *flags, len(what.body))),
         *([what.socket] if what.socket else []),
         env={**os.environ, "SSL_CERT_FILE": TRUST},
         stdin=asyncio.subprocess.PIPE,
@@ -190,7 +203,7 @@ async def _loaded(ask: Ask, what: Repeated) -> Done:
     found, said = await process.communicate(b"\n")
     if process.returncode:
         raise RefusedError(said.decode(errors="replace")[:300])
-    return Done(**json.loads(found))
+    return Done(**json.loads(found), each=what.jobs)
 
 
 async def _sbatch() -> None:
