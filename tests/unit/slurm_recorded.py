@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hipercow_slurm.slurm import rest
+from hipercow_slurm.slurm import versions
 from hipercow_slurm.slurm.answers import Answer
 from hipercow_slurm.slurm.family import Family
 from hipercow_slurm.slurm.model import Job
@@ -24,7 +24,7 @@ class Recorded:
 
     @property
     def family(self) -> Family:
-        return rest.ADAPTERS[self.version]
+        return versions.ADAPTERS[self.version]
 
     def kept(self, name: str) -> dict[str, Any]:
         """The file as it is."""

@@ -12,8 +12,8 @@ from hipercow_slurm.api.jobs import with_past
 from hipercow_slurm.errors import Error
 from hipercow_slurm.slurm.answers import Answer
 from hipercow_slurm.slurm.model import Job, Past
-from hipercow_slurm.slurm.rest import ADAPTERS, PAST
 from hipercow_slurm.slurm.v0038_past import read_past
+from hipercow_slurm.slurm.versions import ADAPTERS, PAST
 
 JOB = Job(
     job_id=7, name="j", user="alice", uid=5001, partition="", state="UNKNOWN", reason="Slurm does not know",

@@ -9,11 +9,11 @@ from typing import Any
 import msgspec
 import pytest
 
-from hipercow_slurm.slurm import rest
+from hipercow_slurm.slurm import versions
 from hipercow_slurm.slurm.family import DEFAULT_PATH
 from hipercow_slurm.slurm.model import JobChange, JobSpec
 
-OLD, NEW = rest.ADAPTERS["v0.0.38"], rest.ADAPTERS["v0.0.45"]
+OLD, NEW = versions.ADAPTERS["v0.0.38"], versions.ADAPTERS["v0.0.45"]
 SPEC = JobSpec(script="#!/bin/sh\nid\n", working_directory="/home/alice")
 FULL = JobSpec(
     script="#!/bin/sh\n",

@@ -11,7 +11,6 @@ byte was written may be called a plain failure. Rule 2: the token goes into one 
 from __future__ import annotations
 
 import asyncio
-import re
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -21,14 +20,12 @@ from typing import Protocol, Self, TypeVar
 import msgspec
 
 from hipercow_slurm.errors import ConfigError, Error
-from hipercow_slurm.slurm import answers, link, v0038_past
+from hipercow_slurm.slurm import answers, link, versions
 from hipercow_slurm.slurm.answers import Answer
-from hipercow_slurm.slurm.data_parser import DataParser
-from hipercow_slurm.slurm.data_parser_past import DataParserPast
 from hipercow_slurm.slurm.family import Family
 from hipercow_slurm.slurm.link import Pool
 from hipercow_slurm.slurm.model import Job, JobChange, JobSpec, Node, Partition, Past, Submitted
-from hipercow_slurm.slurm.v0038 import V0038
+from hipercow_slurm.slurm.versions import ADAPTERS, PAST
 
 T = TypeVar("T")
 
@@ -56,26 +53,6 @@ class Identity:
 
     def __repr__(self) -> str:
         return f"<Identity {self.localname}>"
-
-
-# The version that is asked for first is the newest that both sides know.
-ADAPTERS: dict[str, Family] = {f"v0.0.{number}": DataParser(f"v0.0.{number}") for number in range(45, 39, -1)}
-ADAPTERS["v0.0.38"] = V0038()
-
-
-class PastAdapter(Protocol):
-    """How to ask slurmdbd, where that is written."""
-
-    def past_path(self, job_id: int) -> str: ...
-    def read_past(self, answer: Answer, job_id: int) -> list[Past]: ...
-
-
-PAST: dict[str, PastAdapter] = {version: DataParserPast(version) for version in ADAPTERS}
-PAST["v0.0.38"] = v0038_past
-
-OPENAPI = "/openapi/v3"
-OPENAPI_LIMIT = 64 * 1024 * 1024  # bytes; 26.05 has one of some megabytes
-_SERVED = re.compile(rb"\\?/slurm\\?/(v0\.0\.[0-9]{1,4})\\?/job\\?/submit\b")  # JSON may escape a slash
 
 
 class SlurmRest:
@@ -295,15 +272,8 @@ class SlurmRest:
             return self._family
         async with self._choosing:
             if self._family is None:
-                answer = await self._exchange(who, "GET", OPENAPI, OPENAPI_LIMIT)
-                if answer.status != 200 or "json" not in answer.content_type:
-                    raise answers.plain_error(answer)
-                served = {match.decode() for match in _SERVED.findall(answer.body)}
-                known = [version for version in ADAPTERS if version in served]
-                if not known:
-                    said = ", ".join(sorted(served)) or "none"
-                    raise answers.not_served(f"slurmrestd serves {said}; we know {', '.join(ADAPTERS)}")
-                self._family = ADAPTERS[known[0]]
+                answer = await self._exchange(who, "GET", versions.PATH, versions.LIMIT)
+                self._family = versions.newest(answer)
             return self._family
 
     async def _token_or_unknown(self, who: Who, error: Error) -> None:
