@@ -11,7 +11,7 @@ import contextlib
 import time
 from dataclasses import dataclass
 
-from hipercow_slurm.api import config, last_view, schemas
+from hipercow_slurm.api import config, last_view, schemas_cluster
 from hipercow_slurm.api.database import Database
 from hipercow_slurm.api.sessions import Session
 from hipercow_slurm.api.slurm_tokens import SlurmTokens
@@ -76,11 +76,11 @@ class Cluster:
         found = await self._database.look(last_view.since(int(now - keep_s)))
         return found and View(time.monotonic() - (now - found[0]), found[1].partitions, found[1].nodes)
 
-    async def summary(self, session: Session) -> schemas.ClusterAnswer:
+    async def summary(self, session: Session) -> schemas_cluster.ClusterAnswer:
         """Load and limits."""
         view = await self.view(session)
         times = [one.max_time_min for one in view.partitions]
-        limits = schemas.ClusterLimits(
+        limits = schemas_cluster.ClusterLimits(
             script_bytes=SCRIPT_LIMIT,
             environment_bytes=ENVIRONMENT_LIMIT,
             request_bytes=self._conf.limits.job_body_bytes,
@@ -90,14 +90,16 @@ class Cluster:
             uncovered=self._conf.jobs.uncovered,
         )
         up = [node for node in view.nodes if online(node)]
-        return schemas.ClusterAnswer(
-            nodes=schemas.Usage(total=len(view.nodes), usable=len(up), used=sum(bool(n.cpus_allocated) for n in up)),
-            cpus=schemas.Usage(
+        return schemas_cluster.ClusterAnswer(
+            nodes=schemas_cluster.Usage(
+                total=len(view.nodes), usable=len(up), used=sum(bool(n.cpus_allocated) for n in up)
+            ),
+            cpus=schemas_cluster.Usage(
                 total=sum(node.cpus for node in view.nodes),
                 usable=sum(node.cpus for node in up),
                 used=sum(node.cpus_allocated for node in view.nodes),
             ),
-            memory_mb=schemas.Usage(
+            memory_mb=schemas_cluster.Usage(
                 total=sum(node.memory_mb for node in view.nodes),
                 usable=sum(node.memory_mb for node in up),
                 used=sum(node.memory_allocated_mb for node in view.nodes),
@@ -112,9 +114,9 @@ def online(node: Node) -> bool:
     return node.state not in _DOWN_STATES and not _DOWN_FLAGS.intersection(node.flags)
 
 
-def partition(one: Partition) -> schemas.PartitionAnswer:
+def partition(one: Partition) -> schemas_cluster.PartitionAnswer:
     """A partition as it travels."""
-    return schemas.PartitionAnswer(
+    return schemas_cluster.PartitionAnswer(
         name=one.name,
         state=one.state,
         is_default=one.is_default,
@@ -128,9 +130,9 @@ def partition(one: Partition) -> schemas.PartitionAnswer:
     )
 
 
-def node(one: Node) -> schemas.NodeAnswer:
+def node(one: Node) -> schemas_cluster.NodeAnswer:
     """A node as it travels."""
-    return schemas.NodeAnswer(
+    return schemas_cluster.NodeAnswer(
         name=one.name,
         state=one.state,
         flags=list(one.flags),

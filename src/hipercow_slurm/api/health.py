@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from hipercow_slurm import log
 from hipercow_slurm.api.config import Config, with_realm
 from hipercow_slurm.api.database import Database, Transaction
-from hipercow_slurm.api.schemas import Health, Ready
+from hipercow_slurm.api.schemas_cluster import Health, Ready
 from hipercow_slurm.errors import Error, UnavailableError
 from hipercow_slurm.krb5 import creds, keytab
 from hipercow_slurm.metrics import Check

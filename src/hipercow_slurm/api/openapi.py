@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from hipercow_slurm import __version__
-from hipercow_slurm.api import schemas
+from hipercow_slurm.api import schemas, schemas_cluster
 from hipercow_slurm.api.problems import MEDIA_TYPE, Problem
 from hipercow_slurm.api.web import JSON, OCTETS, Handler
 
@@ -70,8 +70,8 @@ SHAPES: dict[str, Shape] = {
     "ticket": Shape(answer=schemas.TicketAnswer),
     "put_ticket": Shape(octets=True, answer=schemas.TicketAnswer),
     "delete_ticket": Shape(status=204),
-    "health": Shape(answer=schemas.Health, public=True),
-    "ready": Shape(answer=schemas.Ready, public=True),
+    "health": Shape(answer=schemas_cluster.Health, public=True),
+    "ready": Shape(answer=schemas_cluster.Ready, public=True),
     "description": Shape(public=True, produces=JSON),
     "submit_job": Shape(schemas.JobBody, answer=schemas.JobAnswer, status=201),
     "submit_jobs": Shape(schemas.BulkBody, answer=schemas.Bulk),
@@ -91,11 +91,11 @@ SHAPES: dict[str, Shape] = {
     "read_file": Shape(answer=schemas.Directory, produces=OCTETS, query=_FILE),
     "write": Shape(octets=True, answer=schemas.Written, query={**_FILE, "mode": {"pattern": "^0?[0-7]{3}$"}}),
     "create_directory": Shape(answer=schemas.DirectoryMade, query={**_FILE, "mode": {"pattern": "^0?[0-7]{3}$"}}),
-    "list_partitions": Shape(answer=schemas.PartitionList),
-    "list_nodes": Shape(answer=schemas.NodeList),
-    "show_cluster": Shape(answer=schemas.ClusterAnswer),
-    "list_paths": Shape(answer=schemas.PathList),
-    "show_hipercow": Shape(answer=schemas.HipercowAnswer),
+    "list_partitions": Shape(answer=schemas_cluster.PartitionList),
+    "list_nodes": Shape(answer=schemas_cluster.NodeList),
+    "show_cluster": Shape(answer=schemas_cluster.ClusterAnswer),
+    "list_paths": Shape(answer=schemas_cluster.PathList),
+    "show_hipercow": Shape(answer=schemas_cluster.HipercowAnswer),
 }
 _SECRETS = {"LoginBody": "password", "ConversationBody": "new_password"}
 _SECRET = {"type": "string", "format": "password", "minLength": 1, "maxLength": _TEXT_LIMIT}
@@ -175,8 +175,8 @@ def _responses(shape: Shape) -> dict[str, Any]:
             content[shape.produces] = {}
         done: dict[str, Any] = {"description": "Done.", "content": content} if content else {"description": "Done."}
         made[str(shape.status)] = done
-    if shape.answer is schemas.Ready:
-        made["503"] = {"description": "Not ready.", "content": {JSON: {"schema": _ref(schemas.Ready)}}}
+    if shape.answer is schemas_cluster.Ready:
+        made["503"] = {"description": "Not ready.", "content": {JSON: {"schema": _ref(schemas_cluster.Ready)}}}
     if shape.produces == OCTETS:
         made["206"] = made[str(shape.status)]
     return made

@@ -8,7 +8,7 @@ from __future__ import annotations
 from starlette.requests import Request
 from starlette.responses import Response
 
-from hipercow_slurm.api import schemas
+from hipercow_slurm.api import schemas_cluster
 from hipercow_slurm.api.services import Services
 from hipercow_slurm.api.web import Routes, json_answer, session_of
 
@@ -17,7 +17,9 @@ async def list_paths(services: Services, request: Request) -> Response:
     """GET /v1/paths: shares as laptops mount them, and where the nodes have them."""
     await session_of(services, request)
     rows = services.conf.paths
-    return json_answer(schemas.PathList(paths=[schemas.SharePath(share=row.share, path=row.path) for row in rows]))
+    return json_answer(
+        schemas_cluster.PathList(paths=[schemas_cluster.SharePath(share=row.share, path=row.path) for row in rows])
+    )
 
 
 async def show_hipercow(services: Services, request: Request) -> Response:
@@ -25,7 +27,7 @@ async def show_hipercow(services: Services, request: Request) -> Response:
     await session_of(services, request)
     told = services.conf.hipercow
     return json_answer(
-        schemas.HipercowAnswer(
+        schemas_cluster.HipercowAnswer(
             python=told.python,
             r=told.r,
             r_libs=told.r_libs,
