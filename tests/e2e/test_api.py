@@ -56,6 +56,24 @@ def test_big_output_arrives_whole(alice: Person) -> None:
     assert (tail.status, tail.text) == (206, "xend\n")
 
 
+def test_a_percent_sign_in_a_files_name_is_no_pattern(sandbox: Sandbox, alice: Person) -> None:
+    """It was taken for one that is not known yet: such output was "not written", for ever."""
+    sandbox.run("c1", ["mkdir", "-p", "/home/alice/run%c"], user="alice")
+    for wish in (
+        {"output": "100%%.txt"},
+        {"name": "50%", "output": "%x.txt"},
+        {"working_directory": "/home/alice/run%c"},
+    ):
+        job_id = alice.submit("echo there\n", **wish).json["job_id"]
+        job = alice.ended(job_id)
+        answer = alice.ask("GET", f"/v1/jobs/{job_id}/output")
+        assert (answer.status, answer.text) == (200, "there\n"), (wish, job["output"], answer)
+    waiting = alice.submit("true\n", hold=True, output="%N.txt").json["job_id"]
+    refused = alice.ask("GET", f"/v1/jobs/{waiting}/output")
+    alice.ask("DELETE", f"/v1/jobs/{waiting}")
+    assert (refused.status, refused.json["code"]) == (404, "no-output-yet"), refused
+
+
 def test_a_symbolic_link_in_place_of_the_output_leads_nowhere(alice: Person) -> None:
     job_id = alice.submit("rm trap.out; ln -s /home/bob trap.out\n", output="trap.out").json["job_id"]
     alice.ended(job_id)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import base64
 import json
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 
 from hipercow_slurm.testing.sandbox import Sandbox
+from hipercow_slurm.testing.story import eventually
 from person import Answer, Person
 
 pytestmark = pytest.mark.e2e
@@ -61,6 +64,20 @@ def test_output_is_followed_live_and_a_broken_stream_goes_on_where_it_was(alice:
     exact = b"".join(base64.b64decode(data["base64"]) for kind, _, data in again if kind == "output")
     whole = "line 1 é\nline 2 é\nline 3 é\n".encode() + b"\xff"
     assert exact == whole[after_first:], again
+
+
+def test_output_that_is_written_anew_is_told_from_its_beginning(alice: Person) -> None:
+    """As a requeued job's is: what the new file has up to the old one's length was never told."""
+    job_id = alice.submit("echo a long first line; sleep 12\n").json["job_id"]
+    address, path = f"/v1/jobs/{job_id}/output", f"/home/alice/slurm-{job_id}.out"
+    with ThreadPoolExecutor(1) as pool:
+        follower = pool.submit(alice.ask, "GET", f"{address}/events")
+        eventually("its first line", lambda: alice.ask("GET", address).text == "a long first line\n", within_s=15)
+        time.sleep(3)  # the follower has it, too
+        assert alice.ask("PUT", "/v1/files", params={"path": path}, headers=OCTETS, content="anew\n").status == 200
+        seen = events(follower.result())
+    told = [(number, data["offset"], data["text"]) for kind, number, data in seen if kind == "output"]
+    assert told == [(18, 0, "a long first line\n"), (5, 0, "anew\n")], seen
 
 
 def test_a_stream_of_anothers_job_is_refused(sandbox: Sandbox, alice: Person) -> None:
@@ -137,6 +154,22 @@ def test_a_directory_is_made_as_alice(sandbox: Sandbox, alice: Person) -> None:
 def test_paths_that_lead_elsewhere_are_refused(alice: Person, path: str, status: int, code: str) -> None:
     answer = alice.ask("GET", "/v1/files", params={"path": path})
     assert (answer.status, answer.json["code"]) == (status, code), answer
+
+
+def test_the_share_itself_is_listed(alice: Person) -> None:
+    """/home was said to be on no file server."""
+    listed = alice.ask("GET", "/v1/files", params={"path": "/home"})
+    assert {"alice", "bob"} <= {row["name"] for row in listed.json["entries"]}, listed
+    refused = alice.ask("PUT", "/v1/files", params={"path": "/home/"}, headers=OCTETS, content="x")
+    assert refused.status in (400, 403), refused  # a directory, or on a file system that is read-only
+
+
+def test_a_pipe_is_neither_read_nor_written_nor_called_a_link(sandbox: Sandbox, alice: Person) -> None:
+    """A PUT was told that it is a symbolic link, which version 4.0 of NFS says of all that is no regular file."""
+    sandbox.run("c1", ["sh", "-c", "test -p /home/alice/pipe || mkfifo /home/alice/pipe"], user="alice")
+    for method, more in (("GET", {}), ("PUT", {"headers": OCTETS, "content": "x"})):
+        answer = alice.ask(method, "/v1/files", params={"path": "/home/alice/pipe"}, **more)
+        assert (answer.status, answer.json["code"]) == (400, "bad-request"), (method, answer)
 
 
 def test_links_are_not_followed_and_others_homes_not_written(alice: Person) -> None:

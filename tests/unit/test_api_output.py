@@ -3,8 +3,9 @@
 import pytest
 
 from hipercow_slurm.api.config import Files
-from hipercow_slurm.api.output import Outputs, Piece, RangeError, parse_range, resolve
-from hipercow_slurm.errors import RequestError
+from hipercow_slurm.api.output import CHUNK, Outputs, Piece, RangeError, parse_range, resolve
+from hipercow_slurm.errors import RequestError, UnavailableError
+from hipercow_slurm.files.nfs4_client import Server
 
 FILES = [
     Files(prefix="/home", server="files.test", export="/home"),
@@ -27,6 +28,8 @@ def outputs():
         ("/home/big/alice/o", "big.test", "/vol1/alice/o"),
         ("/home/bigger/o", "files.test", "/home/bigger/o"),
         ("/scratch/x", "files.test", "/x"),
+        ("/home", "files.test", "/home"),
+        ("/scratch/", "files.test", "/"),
         ("/scratch/../home/alice//o", "files.test", "/home/alice/o"),
         ("//home/alice/o", "files.test", "/home/alice/o"),
     ],
@@ -37,9 +40,7 @@ def test_the_longest_prefix_decides(outputs, path, host, remote):
     assert server.security == "krb5p"
 
 
-@pytest.mark.parametrize(
-    "path", ["/etc/passwd", "/home", "/home/../etc/passwd", "/homes/alice/o", "/tmp/o", "/dev/null"]
-)
+@pytest.mark.parametrize("path", ["/etc/passwd", "/", "/home/../etc/passwd", "/homes/alice/o", "/tmp/o", "/dev/null"])
 def test_elsewhere_is_not_read(outputs, path):
     with pytest.raises(RequestError) as caught:
         outputs.locate(path)
@@ -74,3 +75,16 @@ def test_past_the_end_is_416_and_says_the_size(header, size):
     with pytest.raises(RangeError) as caught:
         resolve(parse_range(header), size)
     assert (caught.value.status, caught.value.code, caught.value.size) == (416, "no-such-range", size)
+
+
+async def test_an_answer_breaks_off_where_the_file_became_shorter(outputs, monkeypatch):
+    """It ended early and quietly: the web server then found fewer bytes than were announced, and a bug was logged."""
+
+    async def read(server, remote, cred, offset, limit):
+        return (b"x" * CHUNK, 3 * CHUNK) if offset == 0 else (b"", 10)
+
+    monkeypatch.setattr(outputs, "_read", read)
+    _, chunks = await outputs.open_path(Server("files.test"), "/home/o", None, None)
+    with pytest.raises(UnavailableError) as caught:
+        assert [len(chunk) async for chunk in chunks] == []
+    assert caught.value.code == "file-changed", caught.value

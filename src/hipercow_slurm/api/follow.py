@@ -2,7 +2,7 @@
 
 Events: ``state`` {"state"}, ``output`` {"offset","text"} (or "base64"), ``end`` {"state","exit_code","signal"},
 ``problem`` (problem+json; the last). The id of an ``output`` event is the offset after it: a client that comes back
-with ``Last-Event-ID`` misses nothing and gets nothing twice.
+with ``Last-Event-ID`` misses nothing and gets nothing twice. A file that is written anew begins with offset 0 again.
 """
 
 from __future__ import annotations
@@ -83,7 +83,11 @@ class Followers:
             try:
                 session = await self._sessions.resume(session)
                 job = await self._jobs.find(session, asked.job_id)
-                data = await self._outputs.tail(job, asked.stream, session.cred, text.at, _PIECE)
+                data, size = await self._outputs.tail(job, asked.stream, session.cred, text.at, _PIECE)
+                if size is not None and size < text.at:
+                    # Written anew, by a requeued job for instance: what is there now is what there is to read.
+                    text = Text(0, exact=asked.exact)
+                    continue
                 well = time.monotonic()
             except UnavailableError:
                 if time.monotonic() - well > _PATIENCE_S:

@@ -89,8 +89,8 @@ class Outputs:
             data, _ = await self._read(server, remote, cred, piece.start, CHUNK)
         return piece, self._bytes(server, remote, cred, piece, data)
 
-    async def tail(self, job: Job, stream: Stream, cred: KrbCred, offset: int, limit: int) -> bytes:
-        """What the job's output has from ``offset`` on, at most ``limit`` bytes; nothing while there is none.
+    async def tail(self, job: Job, stream: Stream, cred: KrbCred, offset: int, limit: int) -> tuple[bytes, int | None]:
+        """What the job's output has from ``offset`` on, at most ``limit`` bytes, and its size; None: there is none.
 
         Raises:
             RequestError: ``output-elsewhere`` (404), ``is-a-symlink``.
@@ -98,14 +98,13 @@ class Outputs:
         """
         path = path_of(job, stream)
         if path is None:
-            return b""
+            return b"", None
         try:
-            data, _ = await self._read(*self.locate(path), cred, offset, limit)
+            return await self._read(*self.locate(path), cred, offset, limit)
         except RequestError as error:
             if error.code == "no-such-file":
-                return b""
+                return b"", None
             raise
-        return data
 
     async def in_thread(self, act: Callable[[], T], host: str, *, deadline_s: float = _DEADLINE_S) -> T:
         """Run a blocking piece of work on files; ``host`` is named where it takes too long.
@@ -131,9 +130,9 @@ class Outputs:
         clean = "/" + posixpath.normpath(path).lstrip("/")
         for row in self._files:
             prefix = row.prefix.rstrip("/")
-            if clean.startswith(prefix + "/"):
+            if clean == prefix or clean.startswith(prefix + "/"):
                 below = clean[len(prefix) :]
-                return Server(row.server, row.port), row.export.rstrip("/") + below
+                return Server(row.server, row.port), row.export.rstrip("/") + below or "/"
         raise RequestError(
             f"{clean} is on none of the file servers this service can read",
             code="output-elsewhere",
@@ -148,7 +147,11 @@ class Outputs:
     async def _bytes(
         self, server: Server, remote: str, cred: KrbCred, piece: Piece, data: bytes
     ) -> AsyncIterator[bytes]:
-        """The piece in chunks; ends early only if the file became shorter meanwhile."""
+        """The piece in chunks.
+
+        Raises:
+            UnavailableError: ``file-changed``: it became shorter meanwhile; the answer, which has begun, breaks off.
+        """
         at = piece.start
         while at < piece.end and data:
             data = data[: piece.end - at]
@@ -156,6 +159,8 @@ class Outputs:
             at += len(data)
             if at < piece.end:
                 data, _ = await self._read(server, remote, cred, at, min(CHUNK, piece.end - at))
+        if at < piece.end:
+            raise UnavailableError(f"{remote} became shorter while it was read", code="file-changed")
 
     async def _read(self, server: Server, remote: str, cred: KrbCred, offset: int, limit: int) -> tuple[bytes, int]:
         return await self.in_thread(
@@ -164,9 +169,12 @@ class Outputs:
 
 
 def path_of(job: Job, stream: Stream) -> str | None:
-    """Where the job writes; None as long as a part of the name is not known."""
+    """Where the job writes; None as long as a part of the name is not known.
+
+    From the start on all of it is known: a ``%`` that is still there is part of a name.
+    """
     path = job.output if stream == "stdout" else job.error
-    return path if path and "%" not in path else None
+    return path if path and ("%" not in path or job.nodes) else None
 
 
 def parse_range(header: str | None) -> tuple[int | None, int | None] | None:

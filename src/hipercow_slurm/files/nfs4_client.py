@@ -223,7 +223,13 @@ class Client:
             opening = ops.open_for_write(client, os.urandom(16), names[-1], mode=mode, truncate=not append)
             return [*_walk(names[:-1]), opening, ops.GET_HANDLE, ops.GET_ATTRIBUTES]
 
-        opened, handle, attributes = self._compound(open_, what, deadline)[-3:]
+        try:
+            opened, handle, attributes = self._compound(open_, what, deadline)[-3:]
+        except RequestError as error:
+            # Version 4.0 has no error of its own for pipes, sockets and devices: ganesha says "symlink" of them.
+            if error.code == "is-a-symlink" and self.stat(path).type != "symlink":
+                raise ops.error(22, what) from error
+            raise
         stateid, seqid = opened.stateid, 1
         if opened.must_confirm:
             stateid = self._compound([ops.use(handle), ops.confirm_open(stateid)], what, deadline)[-1]
