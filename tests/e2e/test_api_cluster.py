@@ -9,7 +9,7 @@ import pytest
 
 from hipercow_slurm.testing.sandbox import Sandbox
 from hipercow_slurm.testing.story import eventually
-from person import Person
+from person import Answer, Person
 
 pytestmark = pytest.mark.e2e
 
@@ -88,12 +88,65 @@ def test_hipercow_apis_login_and_job_list(sandbox: Sandbox, alice: Person) -> No
     form = {"cluster": "sandbox", "user": "alice", "state": "Queued", "maxRows": "9999"}
     rows = alice.ask("POST", "/api/v1/JobList", headers=bearer, data=form).json
     alice.ask("DELETE", f"/v1/jobs/{job_id}")
-    assert rows["name"] == "sandbox" and {"id": str(job_id), "state": "Queued", "jobName": "listed"} in rows["jobs"]
+    assert rows["name"] == "sandbox" and {"id": job_id, "state": "Queued", "jobName": "listed"} in rows["jobs"]
     bad = alice.ask("POST", "/api/v1/JobList", headers={"Authorization": "Bearer nonsense"}, data=form)
     assert (bad.status, bad.text) == (401, "Invalid JWT token."), bad
     missing = alice.ask("POST", "/api/v1/JobList", headers=none, data=form)
     assert (missing.status, missing.text) == (401, "Missing or invalid Authorization header."), missing
     alice.ask("DELETE", "/v1/sessions/current", headers=bearer)
+
+
+def test_hipercow_apis_job_list_takes_what_its_clients_send(alice: Person) -> None:
+    """Ids are numbers and the states are HPC Pack's, with one l in Canceled; only ``cluster`` must be given, in either
+    kind of form; and a state that does not exist is said to be none: it was an empty list, as if there were no jobs."""
+    job_id = alice.submit("true\n", hold=True, name="ended").json["job_id"]
+    alice.ask("DELETE", f"/v1/jobs/{job_id}")
+
+    def ask(form: dict[str, str], **more: Any) -> Answer:
+        return alice.ask("POST", "/api/v1/JobList", data=form, **more)
+
+    row = {"id": job_id, "state": "Canceled", "jobName": "ended"}
+    for form in ({}, {"user": "", "state": "", "maxRows": ""}, {"STATE": "Canceled", "user": "alice"}):
+        assert row in ask({"Cluster": "sandbox", **form}).json["jobs"], form
+    assert row not in ask({"cluster": "sandbox", "state": "Finishing"}).json["jobs"]
+    assert ask({"cluster": "sandbox", "maxRows": "1"}).json["jobs"] == ask({"cluster": "sandbox"}).json["jobs"][:1]
+    body = "".join(
+        f'--X\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n'
+        for name, value in {"cluster": "sandbox", "state": "Canceled"}.items()
+    )
+    parts = {"Content-Type": "multipart/form-data; boundary=X"}
+    assert row in alice.ask("POST", "/api/v1/JobList", headers=parts, content=body + "--X--\r\n").json["jobs"]
+    for state in ("Cancelled", "queued", "*"):
+        wrong = ask({"cluster": "nosuch", "state": state})
+        options = "Options: Canceled, Failed, Finished, Queued, Running or leave empty."
+        assert (wrong.status, wrong.text) == (400, f"Job State {state} not found. {options}"), wrong
+    for form, field in (({}, "cluster"), ({"cluster": "sandbox", "maxRows": "many"}, "maxRows")):
+        wrong = ask(form, headers={} if form else {"Content-Type": "application/x-www-form-urlencoded"})
+        assert (wrong.status, list(wrong.json["errors"])) == (400, [field]), wrong
+    assert alice.ask("POST", "/api/v1/JobList", json={"cluster": "sandbox"}).status == 415
+    assert ask({"cluster": "nosuch"}).status == 404
+
+
+def test_hipercow_apis_addresses_and_fields_are_known_in_any_case(sandbox: Sandbox, alice: Person) -> None:
+    """.NET's clients may write Username; who accepts JSON alone gets JSON, the token too."""
+    only_json = {"Authorization": "", "Accept": "application/json"}
+    right = {"Username": "alice", "Password": sandbox.passwords["alice"], "RememberMe": True}
+    token = alice.ask("POST", "/API/V1/auth/LOGIN/", headers=only_json, json=right)
+    assert token.status == 200 and token.headers["content-type"].startswith("application/json"), token
+    bearer = {**only_json, "Authorization": f"Bearer {token.json}"}
+    assert alice.ask("GET", "/Api/V1/clusteraccess", headers=bearer).json == "sandbox"
+    alice.ask("DELETE", "/v1/sessions/current", headers=bearer)
+    none = {"Authorization": ""}
+    for body, status, says in (
+        ({"username": "alice", "password": ""}, 400, "cannot be empty"),
+        ({"username": "a\n", "password": "x"}, 401, "Failed to login"),
+        ({"username": "alice"}, 400, "One or more validation errors"),
+        ({"username": "alice", "password": 7}, 401, "Failed to login"),
+    ):
+        wrong = alice.ask("POST", "/api/v1/Auth/login", headers=none, json=body)
+        assert wrong.status == status and says in wrong.text, (body, wrong)
+    other = alice.ask("POST", "/api/v1/Clusters", headers=none)
+    assert (other.status, other.headers["allow"], other.text) == (405, "GET", ""), other
 
 
 def test_a_job_put_back_for_want_of_a_ticket_is_released_by_its_owners_next_login(

@@ -55,6 +55,20 @@ async def test_strangers_are_told_nothing_that_is_not_known() -> None:
     assert answer.status_code == 503 and set(json.loads(answer.body)) == {"type", "title", "status", "traceId"}
 
 
+async def test_what_is_there_for_another_method_is_405() -> None:
+    """As ASP.NET; it was 404, which sends somebody who has the address right looking for another one."""
+    conf = Hpcpack(cluster="x", anonymous=True)
+    for rest in ("Auth/login", "joblist", "JobList/"):
+        answer = await ask(rest, conf)
+        assert (answer.status_code, answer.headers["allow"], answer.body) == (405, "POST", b""), rest
+
+
+async def test_an_address_may_end_in_a_slash_and_nodes_are_sorted() -> None:
+    """ASP.NET's do; ``Clusters/x/`` was 404."""
+    answer = await ask("clusters/x/", Hpcpack(cluster="x", anonymous=True), last=seen(node("c10"), node("c1")))
+    assert answer.status_code == 200 and json.loads(answer.body)["nodes"] == ["c1", "c10"], answer.body
+
+
 async def test_load_and_size() -> None:
     conf, view = (
         Hpcpack(cluster="x", anonymous=True),

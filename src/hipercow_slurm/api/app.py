@@ -42,6 +42,7 @@ _HEADERS = [
     (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
     (b"referrer-policy", b"no-referrer"),
 ]
+_HPCPACK = "/api/v1/"
 _READING = frozenset({"GET", "HEAD"})
 _NOTED_THERE = frozenset({"/v1/sessions", "/v1/conversations"})  # by the login, which knows more
 
@@ -62,6 +63,8 @@ class Directory:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         route = self._fixed.get((scope["method"], scope["path"]))
         if route is None:
+            if scope["path"][: len(_HPCPACK)].lower() == _HPCPACK:  # there, addresses are matched in any case
+                scope["path"] = _HPCPACK + scope["path"][len(_HPCPACK) :]
             await self._router(scope, receive, send)
         else:
             scope["route"], scope["path_params"] = route, {}

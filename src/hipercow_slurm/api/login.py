@@ -78,7 +78,9 @@ class Logins:
         self._basic: OrderedDict[bytes, tuple[float, Session]] = OrderedDict()
         self._basic_locks: WeakValueDictionary[bytes, asyncio.Lock] = WeakValueDictionary()
 
-    async def login(self, body: bytearray, address: str) -> schemas.SessionCreated:
+    async def login(
+        self, body: bytearray, address: str, *, kind: type[schemas.LoginBody] = schemas.LoginBody
+    ) -> schemas.SessionCreated:
         """Username and password (JSON), and answers to what the KDC asks beside them, for a session.
 
         Raises:
@@ -89,7 +91,7 @@ class Logins:
             AccessError: ``no-such-account``, ``uid-too-low``, ``kdc-not-genuine``.
             UnavailableError: KDC or credential cache do not answer.
         """
-        request = schemas.decode(body, schemas.LoginBody)
+        request = schemas.decode(body, kind)
         given: list[bytearray] = []
         try:
             for raw in (request.password, *request.answers):

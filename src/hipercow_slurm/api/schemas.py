@@ -278,14 +278,18 @@ def rfc3339(seconds: int | None) -> str | None:
     return datetime.datetime.fromtimestamp(seconds, datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
+class BodyError(RequestError):
+    """400: the body is not JSON, or not this address's."""
+
+
 def decode(body: bytes | bytearray, kind: type[T]) -> T:
     """Parse a JSON request body.
 
     Raises:
-        RequestError: not JSON, not UTF-8, nested too deep, a wrong type, or an unknown key (which is named).
+        BodyError: not JSON, not UTF-8, nested too deep, a wrong type, or an unknown key (which is named).
     """
     try:
         return msgspec.json.decode(body, type=kind, strict=True)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         why = str(error) if isinstance(error, msgspec.DecodeError) else "not a JSON text in UTF-8"
-        raise RequestError(f"the request body is not what this address takes: {why[:300]}") from None
+        raise BodyError(f"the request body is not what this address takes: {why[:300]}") from None
