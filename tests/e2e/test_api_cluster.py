@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -33,6 +34,24 @@ def test_partitions_nodes_load_and_limits(alice: Person) -> None:
     cluster = alice.ask("GET", "/v1/cluster").json
     assert cluster["cpus"]["total"] == cluster["cpus"]["usable"] == 8 and cluster["limits"]["time_min"] is None
     assert cluster["limits"]["script_bytes"] == 3 * 2**20 and cluster["partitions"] == ["main"]
+
+
+def test_a_dead_slurmctld_is_said_to_be_away(sandbox: Sandbox, alice: Person) -> None:
+    """Whoever looked at the cluster was told that Slurm refused the job (22.05), or of a fault of ours (newer ones)."""
+    sandbox.service("slurmctld").kill()
+    time.sleep(5.5)  # for so long an answer is remembered
+    try:
+        told = {path: alice.ask("GET", path) for path in ("/v1/partitions", "/v1/nodes", "/api/v1/ClusterLoad/sandbox")}
+    finally:
+        sandbox.service("slurmctld").start()
+    for path, answer in told.items():
+        assert (answer.status, answer.json["code"]) == (503, "scheduler-unreachable"), (path, answer)
+
+    def online() -> bool:
+        nodes = alice.ask("GET", "/v1/nodes")
+        return nodes.status == 200 and all(node["online"] for node in nodes.json["nodes"])
+
+    eventually("the nodes are back", online, within_s=40)
 
 
 def test_drivers_are_told_which_share_is_which_folder(sandbox: Sandbox, alice: Person) -> None:

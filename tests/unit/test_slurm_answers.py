@@ -159,16 +159,20 @@ def test_messages_of_a_submit_plugin_are_kept_on_one_line(api: Recorded) -> None
         ("cancelled", "token-expired-cancel"),
         ("submitted", "token-expired-submit"),
         ("jobs", "token-missing"),
+        ("partitions", "token-expired-partitions"),
+        ("nodes", "token-expired-nodes"),
     ],
 )
 def test_a_refused_token_is_an_operators_business(api: Recorded, what: str, name: str) -> None:
+    """Of partitions and nodes 22.05 has the number in a third place, and newer ones none: it was job-rejected."""
     error = refusal(read, api, what, name)
     assert isinstance(error, InternalError) and error.code == "slurm-token-refused", error
     assert error.hint and "jwks" in error.hint
 
 
-@pytest.mark.parametrize("what", ["jobs", "job", "ping", "cancel", "submit"])
+@pytest.mark.parametrize("what", ["jobs", "job", "ping", "cancel", "submit", "partitions", "nodes"])
 def test_a_dead_slurmctld_is_not_mistaken_for_a_bad_token(api: Recorded, what: str) -> None:
+    """Nor, who asked for partitions or nodes, told that the job was refused."""
     reader = {"cancel": "cancelled", "submit": "submitted"}.get(what, what)
     error = refusal(read, api, reader, f"down-{what}")
     assert isinstance(error, UnavailableError) and error.code == "scheduler-unreachable", error

@@ -161,6 +161,14 @@ def error_for(refusals: Sequence[Refusal], answer: Answer) -> Error:
     return ERRORS.get(number, _rejected)(words)
 
 
+def unexplained(answer: Answer) -> Error:
+    """Our error for a refusal with no entry in ``errors``: newer slurmrestds' of partitions have a status alone."""
+    words = f"HTTP {answer.status} without a reason"
+    if answer.status == 511:
+        return token_refused(words)
+    return unreachable(words) if answer.status in (502, 503, 504) else unreadable(words)
+
+
 def submit_error(refusals: Sequence[Refusal], answer: Answer) -> Error:
     """Our error for a refused submission."""
     if refusals[0].number in BROKEN:

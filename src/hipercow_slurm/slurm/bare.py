@@ -12,11 +12,12 @@ from hipercow_slurm.slurm.answers import Refusal
 
 
 class RawRefusal(msgspec.Struct):
-    """Submissions use ``error_code``, everything else ``error_number``; some entries have only words."""
+    """Submissions use ``error_code``, partitions and nodes ``errno``, all else ``error_number``; some only words."""
 
     error: str | None = None
     error_code: int | None = None
     error_number: int | None = None
+    errno: int | None = None
     description: str | None = None
 
 
@@ -100,7 +101,7 @@ def refusals_of(body: RawBody) -> list[Refusal]:
     """Those with a number first: the others (0) only comment on them (``Unknown key``, before 9001)."""
     found = []
     for entry in body.errors:
-        number = entry.error_code if entry.error_code is not None else entry.error_number
+        number = next((one for one in (entry.error_code, entry.error_number, entry.errno) if one is not None), 0)
         # A description beside the words repeats them with the job's id, or says where slurmrestd looked.
-        found.append(Refusal(number or 0, entry.error or entry.description or "?"))
+        found.append(Refusal(number, entry.error or entry.description or "?"))
     return sorted(found, key=lambda refusal: refusal.number == 0)

@@ -191,5 +191,5 @@ class Family(ABC):
                 raise answers.no_such_job(job_id)
             raise answers.error_for(refusals, answer)
         if answer.status != 200 and not refusals:
-            raise answers.unreadable(f"HTTP {answer.status} without a reason")
+            raise answers.unexplained(answer)
         return body
