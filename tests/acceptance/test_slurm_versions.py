@@ -17,10 +17,11 @@ import pytest
 from hipercow_slurm.testing import slurm_tree
 
 ROOT = Path(__file__).parents[2]
-# Whatever of tests/e2e meets Slurm. The others are about the sandbox itself, this repository or the cache alone.
+# Whatever of tests/e2e meets Slurm. The others are about the sandbox itself, this repository or the benchmark.
 FILES = (
-    *("slurmrestd", "slurmrestd_reads", "job_routes", "api", "api_cluster", "api_files", "commands"),
-    *("chain", "node_side", "node_role", "oracle", "outages"),
+    *("slurmrestd", "slurmrestd_reads", "job_routes", "api", "api_cluster", "api_files", "api_hosts_on_slurm"),
+    *("commands", "hipercow", "tutorial", "canary"),
+    *("chain", "node_side", "node_words", "node_role", "oracle", "outages", "retention"),
 )
 PATIENCE_S = 1500
 
