@@ -107,6 +107,18 @@ def test_what_only_some_versions_refuse(version: str, name: str, words: str) -> 
     assert error.code == "job-rejected" and words in error.message, error
 
 
+def test_what_slurmrestd_cannot_parse_is_certainly_no_job() -> None:
+    """22.05's answer to --mail-type=WIBBLE. Would have caught: 504 "may or may not exist", and the token blamed."""
+    said = [
+        {"description": "Unspecified error", "error_number": -1, "error": "Invalid mail type specification"},
+        {"error_code": -1, "error": "Unspecified error"},
+        {"error_code": 9001, "error": "Failure during parsing"},
+    ]
+    answer = Answer(500, "application/json", msgspec.json.encode({"errors": said}), 0.01)
+    error = refusal(Recorded(OLD).family.read_submitted, answer)
+    assert (error.code, error.status) == ("job-rejected", 422) and "Invalid mail type" in error.message, error
+
+
 def submit_answer(number: int, *, seconds: float = 0.01, status: int = 500) -> Answer:
     errors = [{"error_code": number, "error": "words"}]
     return Answer(status, "application/json", msgspec.json.encode({"errors": errors}), seconds)

@@ -173,6 +173,9 @@ def submit_error(refusals: Sequence[Refusal], answer: Answer) -> Error:
     """Our error for a refused submission."""
     if refusals[0].number in BROKEN:
         return submit_unknown(describe(refusals))
+    if any(refusal.number in UNPARSED for refusal in refusals):
+        # What slurmrestd cannot parse it sends to nobody; its first words on it may carry -1, as a refused token does.
+        return _rejected(describe(refusals))
     return error_for(refusals, answer)
 
 

@@ -12,7 +12,8 @@ from typing import Any
 
 import msgspec
 
-from hipercow_slurm.errors import RequestError
+from hipercow_slurm.errors import ProtocolError, RequestError
+from hipercow_slurm.slurm.hostlist import expand
 from hipercow_slurm.slurm.model import JobSpec
 
 SCRIPT_LIMIT = 3 * 1024 * 1024  # bytes; Slurm 22.05 takes 3 MiB and refuses 4 MiB
@@ -20,6 +21,7 @@ TEXT_LIMIT = 1024
 PATH_LIMIT = 4096
 ENVIRONMENT_LIMIT = 256 * 1024  # bytes of all names and values; execve's own limit is 128 KiB for a single one
 NUMBER_LIMIT = 2**31 - 1  # above, Slurm's own special values (NO_VAL, INFINITE) begin
+NODES_LIMIT = 10_000  # names in a nodelist
 TIME_LIMIT = 366 * 24 * 60  # minutes; Slurm itself cuts off at a year
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
@@ -51,7 +53,7 @@ _TEXTS = {  # and how many bytes they may have
     "output": PATH_LIMIT,
     "error": PATH_LIMIT,
 }
-_NUMBERS = {  # from 1 to this
+_NUMBERS = {  # from 1, or _LEAST, to this
     "nodes": NUMBER_LIMIT,
     "tasks": NUMBER_LIMIT,
     "cpus_per_task": 65533,  # 16 bits in Slurm
@@ -62,6 +64,9 @@ _NUMBERS = {  # from 1 to this
     "begin_time": 2**32 - 1,
     "priority": NUMBER_LIMIT,
 }
+
+
+_LEAST = {"memory_mb": 0, "memory_per_cpu_mb": 0}  # 0: all there is
 
 
 def check(spec: JobSpec) -> None:
@@ -76,8 +81,8 @@ def check(spec: JobSpec) -> None:
     for what, value in given.items():
         if what in _TEXTS:
             _text(what, value, _TEXTS[what])
-        elif what in _NUMBERS and not 1 <= value <= _NUMBERS[what]:
-            raise RequestError(f"{what} is {value}; it must be from 1 to {_NUMBERS[what]}")
+        elif what in _NUMBERS and not _LEAST.get(what, 1) <= value <= _NUMBERS[what]:
+            raise RequestError(f"{what} is {value}; it must be from {_LEAST.get(what, 1)} to {_NUMBERS[what]}")
     for what, value in (("output", spec.output), ("error", spec.error)):
         if value is not None and "\\" in value:
             # slurmstepd 22.05.8 loses the / between directory and name then, and the job dies at launch
@@ -91,6 +96,8 @@ def check(spec: JobSpec) -> None:
         if value in ("help", "list"):
             raise RequestError(f"{what} is {value!r}, which names nothing")
     _environment(spec.environment)
+    if spec.nodelist is not None:
+        _nodelist(spec.nodelist)
     if spec.array is not None:
         _array(spec.array)
 
@@ -151,6 +158,15 @@ def _environment(environment: dict[str, str]) -> None:
         total += len(name) + _size(name, value)
     if total > ENVIRONMENT_LIMIT:
         raise RequestError(f"the environment has {total} bytes; the limit is {ENVIRONMENT_LIMIT}")
+
+
+def _nodelist(nodelist: str) -> None:
+    """slurmrestd 22.05 dies, for everybody, of a range of more than 65536 nodes, backwards, or without numbers."""
+    try:
+        expand(nodelist, max_names=NODES_LIMIT)
+    except ProtocolError as error:
+        why = error.message.rpartition(": ")[2]
+        raise RequestError(f"nodelist {nodelist[:80]!r} is not of the form c1,c[2-5]: {why}") from error
 
 
 def _array(array: str) -> None:
