@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import re
 import shlex
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -23,16 +24,16 @@ _MIB = {"K": 1 / 1024, "": 1, "M": 1, "G": 1024, "T": 1024**2}
 
 
 def mebibytes(text: str) -> int:
-    """sbatch's sizes, to MiB (rounded up): a number with K, M, G or T; M if there is none."""
+    """sbatch's sizes, to MiB (rounded up): a number with K, M, G or T; M if there is none. 0: all there is."""
     match = re.fullmatch(r"([0-9]{1,12})([KMGT]?)B?", text.upper())
-    if not match or not int(match[1]):
+    if not match:
         raise ValueError(f"{text!r} is not a size like 500M or 4G")
     return math.ceil(int(match[1]) * _MIB[match[2]])
 
 
 def count(text: str) -> int:
     """A whole number from 1 on."""
-    if not re.fullmatch(r"[1-9][0-9]{0,8}", text):
+    if not re.fullmatch(r"[+]?0*[1-9][0-9]{0,8}", text):
         raise ValueError(f"{text!r} is not a whole number from 1 on")
     return int(text)
 
@@ -57,6 +58,11 @@ def words(text: str) -> str:
     if not text:
         raise ValueError("it is empty")
     return text
+
+
+def file(text: str) -> str:
+    """A file's path; ``none`` is no file."""
+    return "/dev/null" if text.lower() == "none" else words(text)
 
 
 def one_of(*allowed: str) -> Callable[[str], str]:
@@ -122,9 +128,9 @@ OPTIONS: tuple[Option, ...] = (
     Option(("--priority",), "priority", count, "Priority, where the site lets users set it."),
     Option(("-H", "--hold"), "hold", None, "Submit held: the job waits for its release.", True),
     Option(("-D", "--chdir"), "working_directory", words, "Folder to run in (default: your home at the cluster)."),
-    Option(("-o", "--output"), "output", words, "File for standard output, with sbatch's %j, %x, ..."),
-    Option(("-e", "--error"), "error", words, "File for standard error (default: the same)."),
-    Option(("-i", "--input"), "input", words, "File for standard input (default: none)."),
+    Option(("-o", "--output"), "output", file, "File for standard output, with sbatch's %j, %x, ..."),
+    Option(("-e", "--error"), "error", file, "File for standard error (default: the same)."),
+    Option(("-i", "--input"), "input", file, "File for standard input (default: none)."),
     Option(("--mail-type",), "mail_type", words, "When Slurm sends mail: END, FAIL, ALL, ..."),
     Option(("--mail-user",), "mail_user", words, "Whom it sends mail to."),
     Option(("--open-mode",), "open_mode", one_of("append", "truncate"), "What becomes of output files that exist."),
@@ -139,76 +145,133 @@ OPTIONS: tuple[Option, ...] = (
 _BY_NAME = {name: option for option in OPTIONS for name in option.names}
 
 
+# All #SBATCH lines of a script together: reading them takes the service's time, not only their owner's.
+DIRECTIVES_LIMIT = 65536
+_BLANK = " \t\v\f\r"
+# The lines up to the first command: empty ones and comments.
+_HEAD = re.compile(r"(?:[ \t\v\f\r]*(?:#[^\n]*)?\n)*")
+_DIRECTIVE = re.compile(r"^#SBATCH(.*)$", re.MULTILINE)
+
+
+@dataclass(frozen=True, slots=True)
+class _Word:
+    text: str
+    number: int  # of its line
+    line: str
+
+    def wrong(self, error: ValueError) -> RequestError:
+        return RequestError(
+            f"line {self.number} of the script, #SBATCH {self.line[:200]}: {error}",
+            code="bad-directive",
+            hint="take the line out, or submit with --ignore-directives",
+        )
+
+
 def directives(script: str) -> dict[str, Any]:
-    """What the ``#SBATCH`` lines of ``script`` ask for, by key; later lines win, ``export`` adds up to a tuple.
+    """What the ``#SBATCH`` lines of ``script`` ask for, by key; later lines win.
 
     Raises:
         RequestError: "bad-directive", with the line's number.
     """
     found: dict[str, Any] = {}
-    for number, line in _directive_lines(script):
+    words = deque(_words_of(script))
+    while words:
+        first = words.popleft()
         try:
-            for option, value in _parse(_words(line)):
-                found[option.key] = (*found.get("export", ()), value) if option.key == "export" else value
+            for option, value in _options(first.text, words):
+                found[option.key] = (value,) if option.key == "export" else value
         except ValueError as error:
-            raise RequestError(
-                f"line {number} of the script, #SBATCH {line[:200]}: {error}",
-                code="bad-directive",
-                hint="take the line out, or submit with --ignore-directives",
-            ) from error
+            raise first.wrong(error) from error
     return found
 
 
-def _directive_lines(script: str) -> Iterator[tuple[int, str]]:
-    """As sbatch does: #SBATCH lines count up to the first line that is a command."""
-    for number, line in enumerate(script.split("\n"), start=1):
-        if line.strip() and not line.lstrip().startswith("#"):
-            return
-        match = re.match(r"#SBATCH[ \t]+(.*)", line)
-        if match:
-            yield number, match[1].strip()
+def _words_of(script: str) -> Iterator[_Word]:
+    """As sbatch reads them: one list of all lines, so that an option's argument may stand in the next."""
+    head = _HEAD.match(script + "\n")
+    assert head is not None
+    number, at, size = 1, 0, 0
+    for match in _DIRECTIVE.finditer(head[0]):
+        number += head[0].count("\n", at, match.start())
+        at = match.start()
+        line = _Word("", number, match[1].strip())
+        try:
+            size += len(match[0])
+            if size > DIRECTIVES_LIMIT:
+                raise ValueError(f"these lines have more than {DIRECTIVES_LIMIT} characters")
+            words = _words(match[1])
+        except ValueError as error:
+            raise line.wrong(error) from error
+        yield from (_Word(word, number, line.line) for word in words)
 
 
 def _words(line: str) -> list[str]:
-    """Words as the shell would split them; a word that begins with # begins a comment."""
-    split = shlex.split(line)
-    comment = next((index for index, word in enumerate(split) if word.startswith("#")), len(split))
-    return split[:comment]
-
-
-def _parse(arguments: list[str]) -> Iterator[tuple[Option, Any]]:
-    """The options in ``arguments``, as getopt_long would find them."""
-    at = 0
-    while at < len(arguments):
-        word = arguments[at]
-        at += 1
-        if word.startswith("--"):
-            name, equals, argument = word.partition("=")
-            option = _long(name)
-            given = argument if equals else None
-        elif word.startswith("-") and len(word) > 1:
-            option, given = _short(word)
-        elif word in ("hetjob", "packjob"):
-            raise ValueError("heterogeneous jobs cannot be submitted here")
+    """Words by sbatch's own rules (measured, 22.05), which are not the shell's: a backslash counts inside every kind
+    of quotes and does not keep a blank, and # ends the line also inside a word."""
+    words: list[str] = []
+    word, quote, escaped = "", "", False
+    begun = False
+    for char in line:
+        if not quote and char in _BLANK:
+            if begun:
+                words.append(word)
+            word, begun, escaped = "", False, False
+            continue
+        if char == "#" and not quote and not escaped:
+            break
+        begun = True
+        if escaped:
+            word, escaped = word + char, False
+        elif char == "\\":
+            escaped = True
+        elif char == quote:
+            quote = ""
+        elif char in "'\"" and not quote:
+            quote = char
         else:
-            raise ValueError(f"{word!r} is no option")
-        if option.read is None:
-            if given is not None:
-                raise ValueError(f"{option.names[-1]} takes no argument")
-            yield option, option.flag
-            continue
-        if given is None and option.flag is not None:
-            yield option, option.flag
-            continue
-        if given is None:
-            if at == len(arguments):
-                raise ValueError(f"{option.names[-1]} needs an argument")
-            given = arguments[at]
-            at += 1
-        try:
-            yield option, option.read(given)
-        except ValueError as error:
-            raise ValueError(f"{option.names[-1]}: {error}") from error
+            word += char
+    if quote:
+        raise ValueError("No closing quotation")
+    # A lone backslash at the line's end, as in a shell command, is nothing to sbatch.
+    return [*words, word] if begun and (word or not escaped) else words
+
+
+def _options(word: str, rest: deque[_Word]) -> Iterator[tuple[Option, Any]]:
+    """The options in ``word``, as getopt_long would find them; ``rest``: where an argument may come from."""
+    if word.startswith("--"):
+        name, equals, argument = word.partition("=")
+        yield _with_argument(_long(name), argument if equals else None, rest)
+        return
+    if word in ("hetjob", "packjob"):
+        raise ValueError("heterogeneous jobs cannot be submitted here")
+    if not word.startswith("-") or word == "-":
+        raise ValueError(f"{word!r} is no option")
+    letters = word[1:]
+    while letters:
+        option = _BY_NAME.get(f"-{letters[0]}")
+        if option is None:
+            raise ValueError(f"no such option here: -{letters[0]}")
+        letters = letters[1:]
+        if option.read is not None:
+            yield _with_argument(option, letters or None, rest)
+            return
+        yield option, option.flag
+
+
+def _with_argument(option: Option, given: str | None, rest: deque[_Word]) -> tuple[Option, Any]:
+    if option.read is None:
+        if given is not None:
+            raise ValueError(f"{option.names[-1]} takes no argument")
+        return option, option.flag
+    if given is None and option.flag is not None:
+        return option, option.flag
+    if given is None:
+        if not rest:
+            raise ValueError(f"{option.names[-1]} needs an argument")
+        given = rest.popleft().text
+    try:
+        return option, option.read(given)
+    except ValueError as error:
+        raise ValueError(f"{option.names[-1]}: {error}") from error
 
 
 def _long(name: str) -> Option:
@@ -221,13 +284,6 @@ def _long(name: str) -> Option:
     if begun:
         raise ValueError(f"{name} could be any of {', '.join(begun)}")
     raise ValueError(f"no such option here: {name}")
-
-
-def _short(word: str) -> tuple[Option, str | None]:
-    option = _BY_NAME.get(word[:2])
-    if option is None:
-        raise ValueError(f"no such option here: {word[:2]}")
-    return option, word[2:] or None
 
 
 def environment(exports: tuple[str, ...], here: Mapping[str, str], *, all_travel: bool = False) -> dict[str, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import math
 import re
+from collections.abc import Iterator
 
 _LENGTH = re.compile(
     r"(?:(?P<d>[0-9]{1,5})-(?P<dh>[0-9]{1,5})(?::(?P<dm>[0-9]{1,5})(?::(?P<ds>[0-9]{1,5}))?)?)|(?P<r>[0-9:]+)"
@@ -13,7 +14,11 @@ _AFTER = re.compile(r"now(?:\s*\+\s*([0-9]{1,9})\s*([a-z]*))?")
 _CLOCK = re.compile(r"([0-9]{1,2}):([0-9]{2})(?::([0-9]{2}))?\s*([ap]m)?", re.IGNORECASE)
 _UNITS = {"second": 1, "minute": 60, "hour": 3600, "day": 86400, "week": 7 * 86400}
 _NAMED = {"midnight": (0, 0), "noon": (12, 0), "teatime": (16, 0), "fika": (15, 0), "elevenses": (11, 0)}
-_DATES = ("%m%d%y", "%m/%d/%y", "%m.%d.%y", "%m/%d", "%Y-%m-%d")
+_DATES = (
+    re.compile(r"(?P<m>[0-9]{2})(?P<d>[0-9]{2})(?P<y>[0-9]{2})?"),
+    re.compile(r"(?P<m>[0-9]{1,2})[/.](?P<d>[0-9]{1,2})(?:[/.](?P<y>[0-9]{2}))?"),
+    re.compile(r"(?P<y>[0-9]{4})-(?P<m>[0-9]{1,2})-(?P<d>[0-9]{1,2})"),
+)
 
 
 def minutes(text: str) -> int:
@@ -46,49 +51,68 @@ def minutes(text: str) -> int:
 def moment(text: str, *, now: datetime.datetime | None = None) -> str:
     """A moment, to RFC 3339 UTC; where no zone is given, this machine's.
 
-    Takes RFC 3339, ``now+1hour``, ``today``, ``tomorrow``, ``noon``, ``HH:MM[:SS] [AM|PM]``, and dates
-    (``2030-01-31``, ``01/31/30``, ``013130``) with or without ``THH:MM[:SS]``. A time of day that is over today
-    means tomorrow.
+    Takes RFC 3339, ``now+1hour``, a time of day (``noon``, ``HH:MM[:SS] [AM|PM]``), a day (``today``, ``tomorrow``,
+    ``2030-01-31``, ``01/31/30``, ``013130``, ``01/31``), or both: ``2030-01-31T20:00``, ``16:00 tomorrow``. A time of
+    day that is over today means tomorrow, a day alone its midnight, a date without a year the next one.
 
     Raises:
         ValueError: it is none of these.
     """
-    now = now or datetime.datetime.now().astimezone()
-    found = _moment(" ".join(text.split()), now)
-    if found is None:
+    try:
+        here = now or datetime.datetime.now().astimezone()
+        found = _moment(" ".join(text.split()), here, None if now is None else now.tzinfo)
+        utc = None if found is None else found.astimezone(datetime.UTC)
+    except (OverflowError, ValueError):  # before the year 1, after 9999
+        utc = None
+    if utc is None:
         raise ValueError(f"{text[:64]!r} is not a moment like now+1hour, 20:00 or 2030-01-31T20:00:00")
-    return found.astimezone(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return utc.strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def _moment(text: str, now: datetime.datetime) -> datetime.datetime | None:
+def _moment(text: str, now: datetime.datetime, zone: datetime.tzinfo | None) -> datetime.datetime | None:
     lower = text.lower()
     if after := _AFTER.fullmatch(lower):
         unit = (after[2] or "seconds").removesuffix("s") if after[1] else "second"
         unit = {"sec": "second", "min": "minute", "hr": "hour"}.get(unit, unit)
         return now + datetime.timedelta(seconds=int(after[1] or 0) * _UNITS[unit]) if unit in _UNITS else None
-    if lower in ("today", "tomorrow"):
-        return now + datetime.timedelta(days=lower == "tomorrow")
     if (clock := _clock(lower)) is not None:
-        at = _at(now.date(), clock, now)
-        return at if at > now else _at(now.date() + datetime.timedelta(days=1), clock, now)
+        at = _at(now.date(), clock, zone)
+        return at if at > now else _at(now.date() + datetime.timedelta(days=1), clock, zone)
     try:
         exact = datetime.datetime.fromisoformat(text)
         return exact if exact.tzinfo else exact.astimezone()
     except (ValueError, OverflowError):
         pass
-    day, separator, rest = lower.partition("t" if "t" in lower else " ")
-    clock = _clock(rest) if separator else (0, 0, 0)
-    for form in _DATES:
-        try:
-            date = (
-                datetime.datetime.strptime(f"{day} {now.year}", f"{form} %Y")
-                if form == "%m/%d"
-                else (datetime.datetime.strptime(day, form))
-            )
-        except ValueError:
-            continue
-        return None if clock is None else _at(date.date(), clock, now)
-    return None
+    found = (_on(day, clock, now, zone) for day, clock in _day_and_clock(lower[:64]))
+    return next((at for at in found if at is not None), None)
+
+
+def _day_and_clock(text: str) -> Iterator[tuple[str, tuple[int, int, int]]]:
+    """All ways to read ``text`` as a day and a time of day; a day alone is its midnight."""
+    yield text, (0, 0, 0)
+    for at, separator in enumerate(text):
+        if separator in "t ":
+            first, second = text[:at], text[at + 1 :]
+            if (clock := _clock(second)) is not None:
+                yield first, clock
+            if separator == " " and (clock := _clock(first)) is not None:
+                yield second, clock
+
+
+def _on(
+    day: str, clock: tuple[int, int, int], now: datetime.datetime, zone: datetime.tzinfo | None
+) -> datetime.datetime | None:
+    """On the day of that name; of a date without a year the next."""
+    if day in ("today", "tomorrow"):
+        return _at(now.date() + datetime.timedelta(days=day == "tomorrow"), clock, zone)
+    match = next(filter(None, (form.fullmatch(day) for form in _DATES)), None)
+    if match is None:
+        return None
+    month, day_, year = int(match["m"]), int(match["d"]), match["y"]
+    if year is not None:
+        return _at(datetime.date(int(year) + (2000 if len(year) == 2 else 0), month, day_), clock, zone)
+    at = _at(datetime.date(now.year, month, day_), clock, zone)
+    return at if at > now else _at(datetime.date(now.year + 1, month, day_), clock, zone)
 
 
 def _clock(text: str) -> tuple[int, int, int] | None:
@@ -105,7 +129,7 @@ def _clock(text: str) -> tuple[int, int, int] | None:
     return (hour, minute, second) if hour < 24 and minute < 60 and second < 60 else None
 
 
-def _at(date: datetime.date, clock: tuple[int, int, int], now: datetime.datetime) -> datetime.datetime:
-    """On that day at that time, in this machine's zone as it is on that day."""
+def _at(date: datetime.date, clock: tuple[int, int, int], zone: datetime.tzinfo | None) -> datetime.datetime:
+    """On that day at that time, in this machine's zone as it is on that day, or in ``zone``."""
     naive = datetime.datetime.combine(date, datetime.time(*clock))
-    return naive.astimezone() if now.tzinfo is None else naive.replace(tzinfo=now.tzinfo)
+    return naive.astimezone() if zone is None else naive.replace(tzinfo=zone)

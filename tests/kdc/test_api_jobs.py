@@ -52,6 +52,7 @@ def test_a_job_is_made_and_shown(box, alice):
         "USER": "alice",
         "LOGNAME": "alice",
         "SHELL": "/bin/bash",
+        "SLURM_SUBMIT_DIR": "/home/alice",
     }
     assert f"request={answer.headers['X-Request-Id']}" in sent["job"]["comment"]
     shown = alice.get(f"/v1/jobs/{job['job_id']}").json()

@@ -158,7 +158,7 @@ def test_submit_reads_directives_and_the_command_line_wins(alice: Laptop) -> Non
         "ignore_directives": True,
     }
     alice.ok("submit", "job.sh")
-    assert (alice.spec()["time_limit_min"], alice.spec()["environment"]) == (2160, {"A": "1", "B": "x,y"})
+    assert (alice.spec()["time_limit_min"], alice.spec()["environment"]) == (2160, {"B": "x,y"})
     alice.ok("submit", "--ignore-directives", "job.sh")
     assert alice.spec() == {"script": SCRIPT, "name": "job.sh", "ignore_directives": True}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import time
 
 import pytest
 from hypothesis import given
@@ -34,7 +35,14 @@ def test_lengths(text: str, expected: int) -> None:
         ("18:00", "2026-03-02T18:00:00Z"),
         ("8:15 PM", "2026-03-01T20:15:00Z"),
         ("midnight", "2026-03-02T00:00:00Z"),
-        ("tomorrow", "2026-03-02T18:30:00Z"),
+        ("today", "2026-03-01T00:00:00Z"),
+        ("tomorrow", "2026-03-02T00:00:00Z"),
+        ("tomorrowT10:00", "2026-03-02T10:00:00Z"),
+        ("16:00 tomorrow", "2026-03-02T16:00:00Z"),
+        ("4:15 PM 4/3/30", "2030-04-03T16:15:00Z"),
+        ("0131", "2027-01-31T00:00:00Z"),
+        ("12.30", "2026-12-30T00:00:00Z"),
+        ("3/1T18:00", "2027-03-01T18:00:00Z"),
         ("2030-01-31T20:00:00+02:00", "2030-01-31T18:00:00Z"),
         ("013130T10:00", "2030-01-31T10:00:00Z"),
         ("1/31/30", "2030-01-31T00:00:00Z"),
@@ -43,6 +51,10 @@ def test_lengths(text: str, expected: int) -> None:
         ("now+1fortnight", None),
         ("now-1", None),
         ("2030-02-31", None),
+        ("02/30", None),
+        ("now+999999999weeks", None),
+        ("9999-12-31T23:59:59-14:00", None),
+        ("0001-01-01T00:00:00+14:00", None),
         ("9" * 70, None),
         ("", None),
     ],
@@ -53,6 +65,18 @@ def test_moments(text: str, expected: str | None) -> None:
             moment(text, now=NOW)
     else:
         assert moment(text, now=NOW) == expected
+
+
+def test_a_time_of_day_is_that_of_its_own_day(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Would have caught: in winter a summer's 20:00 was an hour late, by today's offset from UTC."""
+    monkeypatch.setenv("TZ", "CET-1CEST,M3.5.0,M10.5.0/3")
+    time.tzset()
+    try:
+        found = [moment(text) for text in ("1/15/30T20:00", "7/15/30T20:00")]
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+    assert found == ["2030-01-15T19:00:00Z", "2030-07-15T18:00:00Z"]
 
 
 @given(st.text(max_size=40))
@@ -91,6 +115,9 @@ def test_getopts_ways_to_write_an_option() -> None:
     [
         ("--gpus-per=1", "could be any of --gpus-per-node, --gpus-per-task"),
         ("-Z 1", "no such option here: -Z"),
+        ("-HZ", "no such option here: -Z"),
+        ("-J ''", "it is empty"),
+        ("--comment=" + "x" * 70_000, "more than 65536 characters"),
         ("--hold=yes", "takes no argument"),
         ("job.sh", "is no option"),
         ("-J 'open", "No closing quotation"),
@@ -101,6 +128,30 @@ def test_what_sbatch_would_refuse(line: str, words: str) -> None:
     with pytest.raises(RequestError) as caught:
         directives(f"#!/bin/sh\n#SBATCH {line}\n")
     assert caught.value.code == "bad-directive" and words in caught.value.message, caught.value
+
+
+def test_sbatchs_own_words_and_lines() -> None:
+    """Its rules are not the shell's; tests/e2e/test_as_sbatch.py has sbatch itself as the judge."""
+    script = "#!/bin/sh\n\n#SBATCH--time=5 -J a'b \\'c'#d\n  # -n 9\n#SBATCH -HN\n#SBATCH 2 \\\n#SBATCH -o None\ntrue\n"
+    assert directives(script + "#SBATCH -n 7\n") == {
+        "time_limit_min": 5,
+        "name": "ab 'c",
+        "hold": True,
+        "nodes": 2,
+        "output": "/dev/null",
+    }
+
+
+@pytest.mark.parametrize("filler", ["\n", "# x\n", "#SBATCH -n 1\n", "#SBATCH --export=A=1\n"])
+def test_a_long_head_does_not_hold_up_the_service(filler: str) -> None:
+    """Would have caught: minutes of the service's time for 3 MiB of --export lines."""
+    script = "#!/bin/sh\n" + filler * (3_000_000 // len(filler)) + "#SBATCH -n 2\n"
+    begin = time.process_time()
+    try:
+        assert directives(script) == {"tasks": 2}
+    except RequestError as error:
+        assert "65536" in error.message
+    assert time.process_time() - begin < 2, "seconds"
 
 
 def test_every_option_sets_something_a_job_has() -> None:

@@ -53,7 +53,7 @@ RARE = msgspec.structs.replace(
     begin_time=1896120000,
     requeue=False,
     exclusive="user",
-    gpus="2",
+    gpus="2,a100:1",
     gres="tile:1,gpu:a100:2",
     priority=5,
     constraint="fast",
@@ -86,17 +86,18 @@ def new(spec: JobSpec) -> dict[str, Any]:
 def test_the_smallest_job() -> None:
     """The environment is never empty, and nothing is sent that was not asked for."""
     job = {"name": "job", "current_working_directory": "/home/alice"}
-    environment = {"PATH": DEFAULT_PATH, "USER": "alice", "LOGNAME": "alice"}
+    environment = {"PATH": DEFAULT_PATH, "USER": "alice", "LOGNAME": "alice", "SLURM_SUBMIT_DIR": "/home/alice"}
     assert old(SPEC) == {**job, "environment": environment}
     assert new(SPEC) == {**job, "environment": [f"{key}={value}" for key, value in environment.items()]}
 
 
 def test_the_fullest_job() -> None:
-    environment = {"PATH": "/opt/bin", "USER": "alice", "LOGNAME": "alice", "X": "1"}
+    told = {"SLURM_SUBMIT_DIR": "/w", "SLURM_CPUS_PER_TASK": "3"}
+    environment = {"PATH": "/opt/bin", "USER": "alice", "LOGNAME": "alice", **told, "X": "1"}
     bare = {"environment": environment, "nodes": 2, "memory_per_node": 100, "time_limit": 5}
     assert old(FULL) == SAME | bare
     assert new(FULL) == SAME | {
-        "environment": ["PATH=/opt/bin", "USER=alice", "LOGNAME=alice", "X=1"],
+        "environment": [f"{name}={value}" for name, value in environment.items()],
         "nodes": "2",
         "memory_per_node": number(100),
         "time_limit": number(5),
@@ -105,7 +106,13 @@ def test_the_fullest_job() -> None:
 
 def test_the_rarer_fields_before_the_data_parsers() -> None:
     sent = old(RARE)
-    wanted = {"begin_time": "uts1896120000", "no_requeue": True, "exclusive": "user", "gpus": "2", "priority": "5"}
+    wanted = {
+        "begin_time": "uts1896120000",
+        "no_requeue": True,
+        "exclusive": "user",
+        "gpus": "2,a100:1",
+        "priority": "5",
+    }
     assert {key: sent[key] for key in wanted} == wanted and (sent["constraints"], sent["nice"]) == ("fast", -1)
     assert "requeue" not in sent, "slurmrestd takes any value of it for yes"
 
@@ -117,7 +124,7 @@ def test_the_rarer_fields_of_the_data_parsers() -> None:
         "begin_time": number(1896120000),
         "requeue": False,
         "shared": ["user"],
-        "tres_per_job": "gres/gpu:2",
+        "tres_per_job": "gres/gpu:2,gres/gpu:a100:1",
         "tres_per_node": "gres/tile:1,gres/gpu:a100:2",
         "priority": number(5),
         "constraints": "fast",

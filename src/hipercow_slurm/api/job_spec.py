@@ -55,7 +55,7 @@ def plan(body: JobBody, account: Account, *, comment: str, allowed: config.Jobs 
     Raises:
         RequestError: the job could not run, with the reason; ``bad-directive``: a #SBATCH line we do not take.
     """
-    body = with_directives(body)
+    body, warnings = _counted(with_directives(body))
     directory = _absolute("working_directory", body.working_directory or account.home, account.home)
     default = "slurm-%A_%a.out" if body.array else "slurm-%j.out"
     output = _absolute("output", body.output or default, directory)
@@ -76,10 +76,19 @@ def plan(body: JobBody, account: Account, *, comment: str, allowed: config.Jobs 
         **{key: value for key, value in msgspec.to_builtins(body).items() if key in _AS_THEY_ARE},
     )
     check(spec)
-    warnings = []
     if stayed:
         warnings.append(f"these environment variables do not travel to the cluster: {', '.join(stayed)}")
     return Planned(spec, directory, output, error, tuple(warnings))
+
+
+def _counted(body: JobBody) -> tuple[JobBody, list[str]]:
+    """Tasks and nodes as sbatch makes them fit, which slurmrestd does not, and what sbatch says of it."""
+    if body.tasks is None and body.tasks_per_node is not None:
+        return msgspec.structs.replace(body, tasks=body.tasks_per_node * (body.nodes or 1)), []
+    if body.tasks is not None and body.nodes is not None and body.tasks < body.nodes:
+        warning = f"{body.tasks} tasks cannot use {body.nodes} nodes: the job asks for {body.tasks}"
+        return msgspec.structs.replace(body, nodes=body.tasks), [warning]
+    return body, []
 
 
 _MADE_HERE = {

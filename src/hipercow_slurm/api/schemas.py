@@ -66,8 +66,8 @@ class JobBody(Body, frozen=True, omit_defaults=True):
     tasks: Count | None = None
     tasks_per_node: Annotated[int, msgspec.Meta(ge=1, le=65533)] | None = None
     cpus_per_task: Annotated[int, msgspec.Meta(ge=1, le=65533)] | None = None
-    memory_mb: Count | None = None
-    memory_per_cpu_mb: Count | None = None
+    memory_mb: Annotated[int, msgspec.Meta(ge=0, le=2**31 - 2)] | None = None
+    memory_per_cpu_mb: Annotated[int, msgspec.Meta(ge=0, le=2**31 - 2)] | None = None
     gpus: Name | None = None
     gpus_per_node: Name | None = None
     gpus_per_task: Name | None = None

@@ -16,7 +16,7 @@ from hipercow_slurm.slurm import answers, data_parser_raw
 from hipercow_slurm.slurm.answers import Answer
 from hipercow_slurm.slurm.bare import RawBody
 from hipercow_slurm.slurm.check import check
-from hipercow_slurm.slurm.family import DEFAULT_PATH, SOON_S, Family
+from hipercow_slurm.slurm.family import SOON_S, Family, environment
 from hipercow_slurm.slurm.model import JobChange, JobSpec
 
 # sbatch's words for mail that this API calls otherwise.
@@ -56,12 +56,11 @@ class DataParser(Family):
 
     def submit_body(self, spec: JobSpec, localname: str) -> bytes:
         check(spec)
-        environment = {"PATH": DEFAULT_PATH, "USER": localname, "LOGNAME": localname, **spec.environment}
         job: dict[str, Any] = {
             "script": spec.script,
             "name": spec.name or "job",
             "current_working_directory": spec.working_directory,
-            "environment": [f"{name}={value}" for name, value in environment.items()],
+            "environment": [f"{name}={value}" for name, value in environment(spec, localname).items()],
             "partition": spec.partition,
             "account": spec.account,
             "qos": spec.qos,
@@ -115,7 +114,7 @@ def _number(value: int | None) -> dict[str, Any] | None:
 
 
 def _gpus(what: str | None) -> str | None:
-    return None if what is None else f"gres/gpu:{what}"
+    return None if what is None else ",".join(f"gres/gpu:{one}" for one in what.split(","))
 
 
 def _gres(what: str | None) -> str | None:

@@ -14,7 +14,7 @@ from hipercow_slurm.slurm import answers
 from hipercow_slurm.slurm.answers import Answer
 from hipercow_slurm.slurm.bare import RawBody
 from hipercow_slurm.slurm.check import check
-from hipercow_slurm.slurm.family import DEFAULT_PATH, SOON_S, Family
+from hipercow_slurm.slurm.family import SOON_S, Family, environment
 from hipercow_slurm.slurm.model import JobChange, JobSpec
 
 _decoder = msgspec.json.Decoder(RawBody)
@@ -40,13 +40,7 @@ class V0038(Family):
         job: dict[str, Any] = {
             "name": spec.name or "job",  # without one, Slurm shows "(null)"
             "current_working_directory": spec.working_directory,
-            # Never empty: an empty or missing object is refused. slurmrestd adds nothing of its own but SLURM_*.
-            "environment": {
-                "PATH": DEFAULT_PATH,
-                "USER": localname,
-                "LOGNAME": localname,
-                **spec.environment,
-            },
+            "environment": environment(spec, localname),
             "partition": spec.partition,
             "account": spec.account,
             "qos": spec.qos,
