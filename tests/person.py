@@ -53,6 +53,13 @@ class Person:
             json={"script": "#!/bin/bash\n" + script, "time_limit_min": 2, **more},
         )
 
+    def task(self, array_job_id: int, number: int, state: str) -> int | None:
+        """The id of the array's task, if it is in that state."""
+        for job in self.ask("GET", "/v1/jobs").json["jobs"]:
+            if (job.get("array_job_id"), job.get("array_task_id"), job["state"]) == (array_job_id, number, state):
+                return int(job["job_id"])
+        return None
+
     def ended(self, job_id: int) -> dict[str, Any]:
         def probe() -> dict[str, Any] | None:
             job = self.ask("GET", f"/v1/jobs/{job_id}").json

@@ -114,6 +114,73 @@ def test_every_field_of_a_submission_reaches_slurm(sandbox: Sandbox, held: Any) 
     assert {key: shown.get(key) for key in wanted} == wanted, shown
 
 
+def test_the_other_fields_reach_slurm_too(sandbox: Sandbox, held: Any) -> None:
+    """Would have caught: a field that the API takes and nobody passes on."""
+    now = sandbox.run("head", ["date", "+%Y-%m-%dT%H:%M:%S"]).stdout.strip()
+    book = [
+        "create",
+        "reservation",
+        "ReservationName=booked",
+        f"StartTime={now}",
+        "Duration=9",
+        "Users=alice",
+        "Nodes=c1",
+    ]
+    sandbox.run("head", ["scontrol", *book])
+    sandbox.run("head", ["scontrol", "update", "NodeName=c1", "AvailableFeatures=fast", "ActiveFeatures=fast"])
+    try:
+        job_id = held(
+            partition="main",
+            qos="normal",
+            memory_mb=64,
+            reservation="booked",
+            constraint="fast",
+            array="1-7:3%2",
+            working_directory="runs",
+            output="o-%j.txt",
+            error="/tmp/e.txt",
+            comment="mine",
+        )["job_id"]
+        shown = scontrol(sandbox, job_id)
+        prior = scontrol(sandbox, held(priority=4321, requeue=True, exclusive=True)["job_id"])
+    finally:
+        sandbox.run("head", ["scontrol", "update", "NodeName=c1", "AvailableFeatures=", "ActiveFeatures="])
+        sandbox.run("head", ["sh", "-c", f"scancel {job_id}; scontrol delete ReservationName=booked"])
+    wanted = {
+        "Partition": "main",
+        "MinMemoryNode": "64M",
+        "Reservation": "booked",
+        "Features": "fast",
+        "ArrayTaskId": "1,4,7%2",
+        "WorkDir": "/home/alice/runs",
+        "StdErr": "/tmp/e.txt",
+    }
+    assert {key: shown.get(key) for key in wanted} == wanted, shown
+    assert shown["StdOut"].startswith("/home/alice/runs/o-"), shown
+    assert (prior["Requeue"], prior["OverSubscribe"]) == ("1", "NO"), prior
+
+
+def test_open_mode_and_environment_are_seen_by_the_job(alice: Person) -> None:
+    script = "echo $COLOUR ${SLURM_JOB_QOS-none} ${KRB5CCNAME%%_*} ${LD_PRELOAD-clean}\n"
+    laptops = {"COLOUR": "green", "KRB5CCNAME": "FILE:/evil", "LD_PRELOAD": "/evil.so", "SLURM_JOB_QOS": "evil"}
+    for mode in ("truncate", "append", "append"):
+        made = alice.submit(script, output="mode.txt", open_mode=mode, environment=laptops)
+        assert made.status == 201 and "KRB5CCNAME, LD_PRELOAD, SLURM_JOB_QOS" in made.json["warnings"][0], made
+        assert alice.ended(made.json["job_id"])["state"] == "COMPLETED"
+    text = alice.ask("GET", f"/v1/jobs/{made.json['job_id']}/output").text
+    assert len(text.splitlines()) == 3 and "evil" not in text, text
+    assert set(text.splitlines()) == {text.splitlines()[0]} and text.startswith("green "), text
+    assert text.splitlines()[0].endswith("FILE:/tmp/krb5cc clean"), text
+
+
+def test_a_nodelist_cannot_end_slurmrestd(sandbox: Sandbox, alice: Person) -> None:
+    """Would have caught: ranges that slurmrestd 22.05 dies of, for everybody."""
+    for nodelist in ("c[1-99999999]", "c[2-1]", "c[a-b]"):
+        answer = alice.submit("true\n", hold=True, nodelist=nodelist)
+        assert (answer.status, answer.json["code"]) == (400, "bad-request"), answer
+    assert alice.ask("GET", "/v1/health").json["checks"]["slurm"] == "ok"
+
+
 @pytest.mark.parametrize(
     ("field", "words"),
     [
@@ -157,6 +224,38 @@ def test_hold_release_and_requeue(alice: Person, sandbox: Sandbox) -> None:
     again = eventually("pending", lambda: state(alice, job_id, "PENDING"), within_s=10)
     assert alice.ask("POST", f"/v1/jobs/{job_id}/hold").json["reason"] == "JobHeldUser", again
     assert alice.ask("DELETE", f"/v1/jobs/{job_id}").status == 204
+
+
+def test_what_is_done_to_an_array_is_done_to_its_tasks(alice: Person, sandbox: Sandbox) -> None:
+    """Some of its tasks run, some wait. Would have caught: 422 for everything that Slurm had just done."""
+    script = "trap 'echo caught' USR1\necho up\nfor i in $(seq 300); do sleep 0.1; done\n"
+    made = alice.submit(script, array="0-3%1", time_limit_min=3)
+    path = f"/v1/jobs/{made.json['job_id']}"
+
+    def tasks(form: str) -> set[str]:
+        return set(sandbox.run("head", ["squeue", "-h", "-r", "-j", path[9:], "-o", form]).stdout.split())
+
+    first = eventually("a task runs", lambda: alice.task(made.json["job_id"], 0, "RUNNING"), within_s=20)
+    eventually("it is up", lambda: "up" in alice.ask("GET", f"/v1/jobs/{first}/output").text or None, within_s=20)
+    answers = {"signal": alice.ask("POST", f"{path}/signal", json={"signal": "USR1"})}
+    for act in ("hold", "release"):
+        answers[act] = alice.ask("POST", f"{path}/{act}")
+    answers["limit"] = alice.ask("PATCH", path, json={"time_limit_min": 2})
+    limits = tasks("%l")
+    eventually("caught", lambda: "caught" in alice.ask("GET", f"/v1/jobs/{first}/output").text or None, within_s=10)
+    answers["requeue"] = alice.ask("POST", f"{path}/requeue")
+    answers["longer"] = alice.ask("PATCH", path, json={"time_limit_min": 400_000_000})
+    cancelled = alice.ask("DELETE", path)
+    assert {act: answer.status for act, answer in answers.items()} == dict.fromkeys(answers, 200) | {"longer": 400}
+    assert "2:00" in limits and cancelled.status == 204
+    eventually("all are gone", lambda: not tasks("%i") or None, within_s=20)
+
+
+def test_a_signal_to_a_job_that_has_ended_is_refused(alice: Person) -> None:
+    job_id = alice.submit("true\n").json["job_id"]
+    alice.ended(job_id)
+    answer = alice.ask("POST", f"/v1/jobs/{job_id}/signal", json={"signal": "USR1"})
+    assert (answer.status, answer.json["code"]) == (422, "change-refused"), answer
 
 
 def test_a_signal_reaches_the_jobs_processes(alice: Person) -> None:

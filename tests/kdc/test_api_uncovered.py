@@ -46,6 +46,15 @@ def test_without_a_time_limit_the_partitions_own_counts(box, alice):
     assert short.status_code == 201, short.text
 
 
+def test_what_was_refused_is_not_had_by_changing_the_job(box, alice):
+    """Slurm lets users make a waiting job longer. Would have caught: a month's job, submitted as five minutes."""
+    job_id = submit(alice).json()["job_id"]
+    longer = alice.patch(f"/v1/jobs/{job_id}", json={"time_limit_min": MONTH})
+    assert (longer.status_code, longer.json()["code"]) == (403, "ticket-too-short"), longer.text
+    none = alice.patch(f"/v1/jobs/{job_id}", json={"time_limit_min": 2**31 - 3})
+    assert (none.status_code, none.json()["code"]) == (400, "bad-request"), "to Slurm that is no limit at all"
+
+
 def test_a_site_may_let_few_variables_travel(box, alice):
     job = submit(alice, environment={"R_LIBS": "/r", "EDITOR": "ed"}).json()
     sent = box.slurm.bodies[-1]["job"]["environment"]

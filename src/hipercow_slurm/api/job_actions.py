@@ -19,7 +19,8 @@ from hipercow_slurm.api.jobs import Jobs, waits_for_ticket
 from hipercow_slurm.api.sessions import Session
 from hipercow_slurm.api.slurm_tokens import SlurmTokens
 from hipercow_slurm.api.trail import tell
-from hipercow_slurm.errors import Error, RequestError
+from hipercow_slurm.errors import Error, RequestError, SchedulerError
+from hipercow_slurm.slurm import answers
 from hipercow_slurm.slurm.model import JobChange
 from hipercow_slurm.slurm.rest import SlurmRest
 from hipercow_slurm.slurm.scontrol import Scontrol
@@ -57,8 +58,11 @@ class JobActions:
 
         Raises:
             SchedulerError: ``no-such-job``; ``change-refused`` with Slurm's words.
+            CredentialError: ``ticket-too-short``, where the site refuses such jobs.
         """
-        await self._jobs.live(session, job_id)
+        job = await self._jobs.live(session, job_id)
+        if change.time_limit_min is not None:
+            await self._jobs.refuse_uncovered(session, job, change.time_limit_min)
         await self._tokens.call(session, lambda who: self._slurm.change(who, job_id, change))
         what = {key: value for key, value in msgspec.structs.asdict(change).items() if value is not None}
         log.get().info("job.changed", principal=session.principal, uid=session.uid, job_id=job_id, **what)
@@ -77,10 +81,20 @@ class JobActions:
         signal = name.upper().removeprefix("SIG")
         if signal not in SIGNALS:
             raise RequestError(f"{name[:20]!r} is none of the signals {', '.join(sorted(SIGNALS))}")
-        await self._jobs.live(session, job_id)
-        await self._tokens.call(session, lambda who: self._slurm.signal(who, job_id, signal))
+        if (await self._jobs.live(session, job_id)).ended:  # 22.05 takes it and sends it to nobody
+            raise answers.change_refused(f"job {job_id} has ended")
+        try:
+            await self._tokens.call(session, lambda who: self._slurm.signal(who, job_id, signal))
+        except SchedulerError as error:
+            # Of an array Slurm says that its waiting tasks cannot be signalled; those that run have got it.
+            if error.code != "change-refused" or not await self._some_task_runs(session, job_id):
+                raise
         log.get().info("job.signalled", principal=session.principal, uid=session.uid, job_id=job_id, signal=signal)
         return await self._jobs.show(session, job_id)
+
+    async def _some_task_runs(self, session: Session, array_job_id: int) -> bool:
+        jobs = await self._jobs.mine(session)
+        return any(job.array_job_id == array_job_id and job.state == "RUNNING" for job in jobs)
 
     async def submit_many(self, session: Session, bodies: list[msgspec.Raw], key: str | None) -> schemas.Bulk:
         """Submit each; with a key, each item's own key is ``KEY/NUMBER``, so a repeated call makes no job twice."""

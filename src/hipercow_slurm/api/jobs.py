@@ -18,8 +18,9 @@ from hipercow_slurm.api.sessions import Session
 from hipercow_slurm.api.slurm_tokens import SlurmTokens
 from hipercow_slurm.api.submitting import Made, Submitter
 from hipercow_slurm.api.tickets import Filed, Tickets, credential
-from hipercow_slurm.errors import Error, SchedulerError
+from hipercow_slurm.errors import CredentialError, Error, RequestError, SchedulerError
 from hipercow_slurm.slurm import outputs
+from hipercow_slurm.slurm.check import TIME_LIMIT
 from hipercow_slurm.slurm.model import ENDED, Job, Past
 from hipercow_slurm.slurm.rest import SlurmRest
 
@@ -147,6 +148,26 @@ class Jobs:
             return
         await self._tokens.call(session, lambda who: self._slurm.cancel(who, job_id))
         log.get().info("job.cancelled", principal=session.principal, uid=session.uid, job_id=job_id)
+
+    async def refuse_uncovered(self, session: Session, job: Job, time_limit_min: int) -> None:
+        """Raise if that time limit is none, or longer than ``job`` has and than its owner's ticket is kept good.
+
+        Raises:
+            RequestError: more than Slurm's longest. CredentialError: ``ticket-too-short`` (403).
+        """
+        if time_limit_min > TIME_LIMIT:
+            raise RequestError(f"time_limit_min is {time_limit_min}; it must be from 1 to {TIME_LIMIT}")
+        shorter = job.time_limit_min is not None and time_limit_min <= job.time_limit_min
+        if self._conf.uncovered != "refuse" or shorter:
+            return
+        longer = msgspec.structs.replace(job, time_limit_min=time_limit_min, latest_end=None)
+        ticket = outlook(longer, await self._tickets.filed(session), int(time.time()))
+        if ticket.covers_job is False:
+            raise CredentialError(
+                ticket.sentence,
+                code="ticket-too-short",
+                hint="give the job a shorter time limit, or log in again for a fresh ticket",
+            )
 
     def _shown(self, job: Job, filed: Filed, warnings: tuple[str, ...] = ()) -> JobAnswer:
         return shown(job, filed, int(time.time()), warnings, waits=waits_for_ticket(job, self._conf.held_marker))

@@ -150,7 +150,10 @@ class Family(ABC):
             SchedulerError: ``no-such-job``, or ``change-refused`` with Slurm's words.
             Error: any other refusal.
         """
-        refusals = refusals_of(self.body_of(answer))
+        self._updated(self.body_of(answer), answer, job_id)
+
+    def _updated(self, body: RawBody, answer: Answer, job_id: int) -> None:
+        refusals = refusals_of(body)
         if refusals:
             raise answers.change_error(refusals, answer, job_id)
 

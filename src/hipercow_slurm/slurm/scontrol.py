@@ -42,7 +42,8 @@ class Scontrol:
             UnavailableError: slurmctld does not answer.
         """
         status, _, words = await self._run(who, "requeue", str(job_id))
-        if status:
+        # Of an array it tells of each group of tasks ("7_0: No error 7_1-9: ..."), and fails if one did not run.
+        if status and ": No error" not in words:
             raise _error(words, job_id)
 
     async def default_partition(self, who: Who) -> str | None:

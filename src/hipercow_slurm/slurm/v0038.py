@@ -12,7 +12,7 @@ import msgspec
 
 from hipercow_slurm.slurm import answers
 from hipercow_slurm.slurm.answers import Answer
-from hipercow_slurm.slurm.bare import RawBody
+from hipercow_slurm.slurm.bare import RawBody, RawRefusal
 from hipercow_slurm.slurm.check import check
 from hipercow_slurm.slurm.family import SOON_S, Family, environment
 from hipercow_slurm.slurm.model import JobChange, JobSpec
@@ -82,6 +82,12 @@ class V0038(Family):
         given = {key: value for key, value in job.items() if value is not None}
         return msgspec.json.encode({"script": spec.script, "job": given})
 
+    def read_updated(self, answer: Answer, job_id: int) -> None:
+        body = self.body_of(answer)
+        # Of an array it says "job array update ... failed" of all its tasks, with a number of those that failed only.
+        body.errors = [one for one in body.errors if one.error_number is not None or not _of_array(one)]
+        self._updated(body, answer, job_id)
+
     def body_of(self, answer: Answer) -> RawBody:
         if "json" not in answer.content_type:
             raise answers.plain_error(answer)
@@ -89,3 +95,7 @@ class V0038(Family):
             return _decoder.decode(answer.body)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:  # broken JSON, unexpected types, not UTF-8
             raise answers.unreadable(f"HTTP {answer.status} with unexpected JSON: {error}") from error
+
+
+def _of_array(entry: RawRefusal) -> bool:
+    return entry.error is None and (entry.description or "").startswith("job array update")
