@@ -205,16 +205,18 @@ def _words_of(script: str) -> Iterator[_Word]:
 
 
 def _words(line: str) -> list[str]:
-    """Words by sbatch's own rules (measured, 22.05), which are not the shell's: a backslash counts inside every kind
-    of quotes and does not keep a blank, and # ends the line also inside a word."""
+    """Words by sbatch's own rules (measured), which are not the shell's: a backslash counts inside all quotes.
+
+    # ends the line also inside a word. A blank after a backslash is kept, as from 24.11 on; 22.05 refuses it.
+    """
     words: list[str] = []
     word, quote, escaped = "", "", False
     begun = False
     for char in line:
-        if not quote and char in _BLANK:
+        if not quote and not escaped and char in _BLANK:
             if begun:
                 words.append(word)
-            word, begun, escaped = "", False, False
+            word, begun = "", False
             continue
         if char == "#" and not quote and not escaped:
             break

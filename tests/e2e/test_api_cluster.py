@@ -10,6 +10,7 @@ import pytest
 
 from hipercow_slurm.testing.sandbox import Sandbox
 from hipercow_slurm.testing.story import eventually
+from node_people import agent_with
 from person import Answer, Person
 
 pytestmark = pytest.mark.e2e
@@ -196,3 +197,30 @@ def test_a_job_put_back_for_want_of_a_ticket_is_released_by_its_owners_next_logi
     again.ask("DELETE", "/v1/sessions/current")
     assert "held_for_ticket" not in job, job
     assert untouched["reason"] == "JobHeldUser", "a job its owner holds stays held"
+
+
+def test_jobs_that_the_nodes_policy_put_back_run_after_the_next_login(sandbox: Sandbox, alice: Person) -> None:
+    """The whole way, with the real agent's policy: a job, and both tasks of an array.
+
+    The test of a job put back does the agent's part by hand: it would not notice other marks than the API looks for.
+    """
+    script = "klist -s && echo ticket\n"
+    with agent_with(sandbox, "c1", 'policy = "require"'), agent_with(sandbox, "c2", 'policy = "require"'):
+        made = [alice.submit(script, hold=True, **more).json["job_id"] for more in ({}, {"array": "0-1"})]
+        assert alice.ask("DELETE", "/v1/ticket").status == 204
+        for job_id in made:
+            assert alice.ask("POST", f"/v1/jobs/{job_id}/release").status == 200
+
+        def waiting() -> list[dict[str, Any]] | None:
+            jobs = alice.ask("GET", "/v1/jobs?state=PENDING").json["jobs"]
+            held = [job for job in jobs if job.get("held_for_ticket")]
+            return held if len(held) == 3 else None
+
+        held = eventually("three jobs are put back", waiting, within_s=40)
+        outlooks = {(job["credential"]["state"], job["credential"]["covers_job"]) for job in held}
+        assert outlooks == {("missing", False)} and "log in again" in held[0]["credential"]["sentence"], held
+        again = Person(sandbox, "alice")
+        for job in held:
+            assert again.ended(job["job_id"])["state"] == "COMPLETED"
+            assert again.ask("GET", f"/v1/jobs/{job['job_id']}/output").text.endswith("ticket\n")
+        again.ask("DELETE", "/v1/sessions/current")

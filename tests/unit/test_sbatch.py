@@ -132,10 +132,12 @@ def test_what_sbatch_would_refuse(line: str, words: str) -> None:
 
 def test_sbatchs_own_words_and_lines() -> None:
     """Its rules are not the shell's; tests/e2e/test_as_sbatch.py has sbatch itself as the judge."""
-    script = "#!/bin/sh\n\n#SBATCH--time=5 -J a'b \\'c'#d\n  # -n 9\n#SBATCH -HN\n#SBATCH 2 \\\n#SBATCH -o None\ntrue\n"
+    script = (
+        "#!/bin/sh\n\n#SBATCH--time=5 -J a'b \\'c'\\ e#d\n  # -n 9\n#SBATCH -HN\n#SBATCH 2 \\\n#SBATCH -o None\ntrue\n"
+    )
     assert directives(script + "#SBATCH -n 7\n") == {
         "time_limit_min": 5,
-        "name": "ab 'c",
+        "name": "ab 'c e",
         "hold": True,
         "nodes": 2,
         "output": "/dev/null",

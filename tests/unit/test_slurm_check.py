@@ -24,6 +24,7 @@ GOOD = JobSpec(script="#!/bin/bash\nid\n", working_directory="/home/alice")
         {"array": "0"},
         {"environment": {"MY_VAR": "two\nlines", "_": ""}},
         {"output": "sub/%x-%j.out", "error": "/dev/null"},
+        {"mail_type": "end,ARRAY_TASKS,TIME_LIMIT_90"},
         {"nodelist": "c1,gpu[01-20,7]-ib", "memory_mb": 0},
         {"time_limit_min": 1, "nodes": 1, "memory_mb": 1, "tasks": 4000, "cpus_per_task": 128},
         {"script": "#!/bin/sh\n" + "#" * (3 * 1024 * 1024 - 10)},
@@ -57,6 +58,8 @@ def test_accepted(changes: dict[str, object]) -> None:
         ({"comment": "c" * 2000}, "longer"),
         ({"partition": "\ud800"}, "Unicode"),
         ({"nodes": 0}, "nodes is 0"),
+        ({"mail_type": "END,WIBBLE"}, "'WIBBLE' is none of"),
+        ({"mail_type": ","}, "'' is none of"),
         ({"memory_mb": -1}, "memory_mb is -1"),
         # Each of these four ended slurmrestd 22.05, for everybody.
         ({"nodelist": "c[1-70000]"}, "more than 10000 names"),

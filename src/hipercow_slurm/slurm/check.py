@@ -24,6 +24,11 @@ NUMBER_LIMIT = 2**31 - 1  # above, Slurm's own special values (NO_VAL, INFINITE)
 NODES_LIMIT = 10_000  # names in a nodelist
 TIME_LIMIT = 366 * 24 * 60  # minutes; Slurm itself cuts off at a year
 
+MAIL_TYPES = (
+    *("NONE", "BEGIN", "END", "FAIL", "REQUEUE", "ALL", "INVALID_DEPEND", "STAGE_OUT", "ARRAY_TASKS"),
+    *("TIME_LIMIT", "TIME_LIMIT_90", "TIME_LIMIT_80", "TIME_LIMIT_50"),
+)
+
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 ARRAY_PART = re.compile(r"([0-9]{1,9})(?:-([0-9]{1,9})(?::([0-9]{1,9}))?)?")
 
@@ -96,6 +101,9 @@ def check(spec: JobSpec) -> None:
         if value in ("help", "list"):
             raise RequestError(f"{what} is {value!r}, which names nothing")
     _environment(spec.environment)
+    for one in () if spec.mail_type is None else spec.mail_type.split(","):
+        if one.upper() not in MAIL_TYPES:  # 24.11 says so in a warning, and sends no mail
+            raise RequestError(f"mail_type {one[:40]!r} is none of {', '.join(MAIL_TYPES)}")
     if spec.nodelist is not None:
         _nodelist(spec.nodelist)
     if spec.array is not None:
