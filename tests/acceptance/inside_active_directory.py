@@ -74,6 +74,17 @@ def test_names_are_of_any_case_there_and_of_one_here(box):
     proof("'Alice' for alice", "no-such-account")
 
 
+def test_the_spellings_of_a_name_together_do_not_lock_the_account(box):
+    """Would have caught: two tries for each of bob, Bob, bOB ..., all of which the domain counts as bob's."""
+    box.realm.tool("domain", "passwordsettings", "set", "--account-lockout-threshold=5")
+    names = ("bob", "Bob", "bOb", "boB", "BOb", "BoB", "bOB", "BOB")
+    codes = [attempt(box, name, "wrong").json()["code"] for name in names]
+    box.realm.kinit("bob", box.passwords["bob"], f"FILE:{box.dir}/cc-bob")  # not through us: raises where it is locked
+    judged = codes.count("login-failed")
+    assert 1 <= judged < 5 and codes[judged:] == ["too-many-failures"] * (len(names) - judged), codes
+    proof("guesses under eight spellings of one name", f"{judged} reached the domain; the account is not locked")
+
+
 def test_a_password_that_must_change(box):
     """Without armour for the exchange (no TGT for a service principal name) it cannot go on here, and says so."""
     answer = attempt(box, "mustchange", "x-Must-4711")

@@ -287,12 +287,14 @@ def test_logins_beyond_the_queue_are_sent_away_at_once(box):
 
 
 def test_kdc_down_is_said(box):
+    """Would have caught: "cannot log in as alice@REALM.TEST", but "as unknown:...", which tells who has an account."""
     box.realm.stop()
     try:
-        answer = attempt(box, "alice", box.passwords["alice"])
+        answer, unknown = (attempt(box, name, "x", **{"X-Request-Id": "same-request"}) for name in ("alice", "zoe"))
     finally:
         box.realm.start()
     assert (answer.status_code, answer.json()["code"]) == (503, "kdc-unreachable"), answer.text
+    assert answer.json() == unknown.json(), "the KDC's silence tells users from strangers"
     assert box.login("alice")
 
 

@@ -108,6 +108,28 @@ async def test_address_is_stopped_whoever_it_tries(throttle):
     await throttle.charge("another@R", "192.0.2.9")
 
 
+async def test_who_burns_an_address_keeps_out_nobody_who_is_known_there(throttle, clock):
+    """Would have caught: one hostile user of a login node, whose guesses kept out all others while they went on."""
+    for user in (ALICE, BOB):
+        await attempt(throttle, user, "192.0.2.1", "succeeded")
+    judged = {"others'": 0, "his own": 0}
+    for at in range(400):
+        clock.now = float(at)
+        with contextlib.suppress(ThrottledError):
+            await attempt(throttle, None if at % 2 else f"user{at}@R", "192.0.2.1")
+            judged["others'"] += 1
+        with contextlib.suppress(ThrottledError):
+            await attempt(throttle, BOB, "192.0.2.1")
+            judged["his own"] += 1
+            await attempt(throttle, BOB, "192.0.2.1", "succeeded")
+        if at % 40 == 39:
+            await attempt(throttle, ALICE, "192.0.2.1", "succeeded")
+    assert 40 <= judged["others'"] <= 46, (judged, "five, and one more every ten seconds")
+    assert 40 <= judged["his own"] <= 46, (judged, "the same")
+    with pytest.raises(ThrottledError):
+        await throttle.charge("carol@R", "192.0.2.1")
+
+
 async def test_a_refused_try_costs_nothing(throttle):
     for _ in range(3):
         await attempt(throttle, ALICE, "192.0.2.1")

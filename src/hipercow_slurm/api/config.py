@@ -196,8 +196,9 @@ class Limits(Table, frozen=True):
             threshold and the time not below its observation window (MIT: -failurecountinterval): then nobody can lock
             an account at the KDC through this service. One strange address gets two of them less, a known one one.
         failures_per_address, failure_address_refill_s: burst of failed logins per client address, and seconds until
-            one more.
+            one more. Users who have logged in from there before are counted each alone, with a quarter of it.
         failed_login_s: a refused login is answered after this time, so that the time says nothing about the reason.
+            It must be longer than the KDC takes to refuse a password; the log says ``login.slow`` where it is not.
         basic_session_s: requests with the same HTTP Basic credentials share a session for this long; for as long an
             old password may still be taken.
         login_body_bytes, ticket_body_bytes, job_body_bytes: request bodies above it get 413.

@@ -32,7 +32,7 @@ from hipercow_slurm.api.opening import Opener
 from hipercow_slurm.api.password import checked, password_of, wipe
 from hipercow_slurm.api.problems import ThrottledError, not_logged_in
 from hipercow_slurm.api.sessions import Session, Sessions
-from hipercow_slurm.api.throttle import LoginThrottle
+from hipercow_slurm.api.throttle import Charge, LoginThrottle
 from hipercow_slurm.api.throttle_db import Outcome
 from hipercow_slurm.api.trail import Trail
 from hipercow_slurm.errors import AccessError, CredentialError, Error, RequestError
@@ -43,6 +43,7 @@ _PASSWORD_BYTES = 512
 # These cost a token of the throttle, everything else does not. A KDC may ask for more after a wrong password, too.
 _GUESSES = {"login-failed", "account-locked", "answers-wanted"}
 _USERNAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
+_SLOW = "set [limits] failed_login_s above what the KDC takes: now the time tells whether there is such a user"
 _BASIC_KEPT = 1000
 _BASIC_CHARS = 2048
 
@@ -210,22 +211,28 @@ class Logins:
         life_s: int | None = None,
         answers: Sequence[bytearray] = (),
     ) -> tuple[Session, schemas.SessionCreated]:
-        started = time.monotonic()
+        started, proved = time.monotonic(), False
         try:
             principal = principal_of(username, self._conf.api.realm)
             shown = await self._names.of(principal)
+            counted = shown if (same := naming.one_spelling(principal)) == principal else await self._names.of(same)
         except BaseException:
             wipe(password, *answers)
             raise
         try:
-            cred = await self._judged(principal, shown, password, address, answers)
-            shown = principal  # the password was right: it is a name
+            cred = await self._judged(principal, counted, password, address, answers)
+            shown, proved = principal, True  # the password was right: it is a name
             account = await self._opener.admit(cred)
         except Error as error:
             naming.hide(error, principal, shown)
             await self._refused(error, address, way=way, principal=shown)
+            if not proved:  # a name in one answer and a mark in another would tell users from strangers
+                naming.hide(error, shown, "this user")
             if not isinstance(error, ThrottledError):
-                await asyncio.sleep(started + self._conf.limits.failed_login_s - time.monotonic())
+                left_s = started + self._conf.limits.failed_login_s - time.monotonic()
+                if left_s < 0 and error.code == "login-failed":  # from here on the time tells users from strangers
+                    log.get().warning("login.slow", seconds=round(time.monotonic() - started, 1), hint=_SLOW)
+                await asyncio.sleep(left_s)
             raise _outward(error) from None
         return await self._opener.open(cred, account, address, way=way, life_s=life_s)
 
@@ -251,9 +258,10 @@ class Logins:
     @asynccontextmanager
     async def _refusing(self, address: str, *, way: str) -> AsyncIterator[None]:
         """A refusal of what is tried in the block is logged, and costs the address a token if it was the client's."""
-        charge = await self._throttle.charge(None, address)
+        charge: Charge | None = None
         outcome: Outcome = "undecided"
         try:
+            charge = await self._throttle.charge(None, address)
             yield
         except Error as error:
             if isinstance(error, CredentialError | AccessError):
@@ -261,14 +269,15 @@ class Logins:
             await self._refused(error, address, way=way)
             raise
         finally:
-            await self._throttle.settle(charge, outcome)
+            if charge is not None:
+                await self._throttle.settle(charge, outcome)
 
     async def _judged(
-        self, principal: str, shown: str, password: bytearray, address: str, answers: Sequence[bytearray]
+        self, principal: str, counted: str, password: bytearray, address: str, answers: Sequence[bytearray]
     ) -> KrbCred:
-        """The KDC's verdict, with the throttle charged before and settled after; ``shown``: as it may be written."""
+        """The KDC's verdict, with the throttle charged before and settled after; ``counted``: whose tries these are."""
         try:
-            charge = await self._throttle.charge(principal, address, shown)
+            charge = await self._throttle.charge(naming.one_spelling(principal), address, counted)
         except BaseException:
             wipe(password, *answers)
             raise

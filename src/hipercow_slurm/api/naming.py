@@ -52,6 +52,13 @@ class Names:
         return principal if known else mark
 
 
+def one_spelling(principal: str) -> str:
+    """What all spellings of a name have in common: Active Directory takes ``Alice`` and ``ALICE`` for alice, and counts
+    what fails under any of them as hers."""
+    name, at, realm = principal.rpartition("@")
+    return f"{name.lower()}{at}{realm}"
+
+
 def mark_of(principal: str, key: bytes) -> str:
     """What stands in place of a name."""
     digest = hmac.digest(key, principal.encode("utf-8", "surrogateescape"), hashlib.sha256)

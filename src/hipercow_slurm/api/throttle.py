@@ -6,7 +6,8 @@ correct logins of one user at once all pass, some at a time, and of many guesses
 holds. They wait in line, one line per user and address, and newcomers overtake nobody. Rule 3: a user's failures stay
 below the count at which the KDC locks the account, and are forgotten as the KDC forgets them: after a pause. Rule 4: no
 one address can use up all of a user's, and the last one is kept for places from which this user has logged in before,
-so whoever burns alice's locks alice out neither elsewhere nor at home.
+so whoever burns alice's locks alice out neither elsewhere nor at home. Rule 5: many can be behind one address. Those
+who have logged in from there before have tokens of their own there: whoever burns the address's keeps out strangers.
 """
 
 from __future__ import annotations
@@ -68,10 +69,13 @@ class LoginThrottle:
                 wait already. UnavailableError: ``database-failed``.
         """
         network = network_of(address)
-        rules = [Rule(f"net {network}", self._limits.failures_per_address, self._limits.failure_address_refill_s)]
-        if principal is not None:
+        if principal is None:
+            rules = [address_rule(self._limits, network, None)]
+        else:
             known = await self._database.run(throttle_db.is_known(principal, network), durable=False)
-            rules += users_rules(self._limits, shown or principal, network, known=known)
+            user = shown or principal
+            rules = [address_rule(self._limits, network, user if known else None)]
+            rules += users_rules(self._limits, user, network, known=known)
         await self._take(rules)
         return Charge(tuple(rules), principal, network)
 
@@ -132,6 +136,17 @@ class LoginThrottle:
             line.waiting -= 1
 
 
+def address_rule(limits: Limits, network: str, known: str | None) -> Rule:
+    """The bucket of an address; of ``known`` alone, a user who has logged in from there before, a small one.
+
+    Not even a right password fills it: who has an account there could else go on for ever, by being right now and then.
+    """
+    most, refill_s = limits.failures_per_address, limits.failure_address_refill_s
+    if known is None:
+        return Rule(f"net {network}", most, refill_s)
+    return Rule(f"net {network} of {known}", max(most // 4, limits.failures_per_user), refill_s)
+
+
 def users_rules(limits: Limits, user: str, network: str, *, known: bool) -> list[Rule]:
     """The buckets of one user for a try from one address; ``known``: a place where this user has logged in before.
 
@@ -146,7 +161,8 @@ def users_rules(limits: Limits, user: str, network: str, *, known: bool) -> list
 
 def full_after_s(limits: Limits) -> float:
     """A bucket that nobody touched for this long is full."""
-    return max(limits.failure_user_window_s, limits.failures_per_address * limits.failure_address_refill_s)
+    most = max(limits.failures_per_address, limits.failures_per_user)
+    return max(limits.failure_user_window_s, most * limits.failure_address_refill_s)
 
 
 def network_of(address: str) -> str:
