@@ -176,6 +176,27 @@ def test_a_basic_session_is_short_and_can_be_ended(box):
     assert after["session_id"] != row["session_id"], "an ended session answered"
 
 
+def test_the_same_basic_many_times_at_once_is_one_try(box):
+    """Would have caught: a client with an old password that counts as several guesses; or, with a KDC that hangs, as
+    many time-outs one after the other as it had sent requests."""
+    header = basic("basilia", "old-password")
+    before = box.realm.log.count("basilia@REALM.TEST")
+    box.realm.pause()
+    try:
+        with ThreadPoolExecutor(8) as threads, box.client() as client:
+            asked = [threads.submit(client.get, "/v1/ticket", headers=header) for _ in range(8)]
+            time.sleep(0.6)  # all of them have come
+            box.realm.resume()
+            answers = [one.result() for one in asked]
+    finally:
+        box.realm.resume()
+    assert {(a.status_code, a.json()["code"]) for a in answers} == {(401, "login-failed")}, [a.text for a in answers]
+    assert 1 <= box.realm.log.count("basilia@REALM.TEST") - before <= 2, "the KDC was asked for each"
+    assert box.log().count("way=basic principal=unknown:") == 1, "each is in the log as a guess"
+    slow = [line for line in box.log().splitlines() if "event=login.slow" in line]
+    assert slow and "failed_login_s" in slow[-1], "nobody is told that refusals take longer than they should"
+
+
 def test_wrong_basic_is_refused_as_a_wrong_login_and_throttled_with_it(box):
     with box.client() as client:
         answers = [client.get("/v1/ticket", headers=basic("basil", f"guess{n}")) for n in range(6)]

@@ -18,7 +18,6 @@ import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from weakref import WeakValueDictionary
 
 from hipercow_slurm import log
 from hipercow_slurm.api import naming, negotiate, passwords, schemas
@@ -77,7 +76,7 @@ class Logins:
         self._conversations = Conversations(database)
         self._basic_key = secrets.token_bytes(32)
         self._basic: OrderedDict[bytes, tuple[float, Session]] = OrderedDict()
-        self._basic_locks: WeakValueDictionary[bytes, asyncio.Lock] = WeakValueDictionary()
+        self._checking: dict[tuple[bytes, str], asyncio.Task[Session]] = {}
 
     async def login(
         self, body: bytearray, address: str, *, kind: type[schemas.LoginBody] = schemas.LoginBody
@@ -113,22 +112,37 @@ class Logins:
             AccessError: 401: malformed. Everything ``login`` raises.
         """
         fingerprint = hmac.digest(self._basic_key, credentials.encode("utf-8", "surrogateescape"), hashlib.sha256)
-        lock = self._basic_locks.setdefault(fingerprint, asyncio.Lock())
-        async with lock:  # a client that begins with ten requests at once is checked once
-            until, session = self._basic.get(fingerprint, (0.0, None))
-            if session is not None and until > time.monotonic():
-                try:
-                    return await self._sessions.resume(session)
-                except AccessError:
-                    pass  # revoked, or its ticket is over: the password is at hand
-            username, password = _basic_of(credentials)
-            life_s = self._conf.limits.basic_session_s
-            session, _ = await self._by_password(username, password, address, way="basic", life_s=life_s)
-            self._basic[fingerprint] = time.monotonic() + life_s, session
-            self._basic.move_to_end(fingerprint)
-            while len(self._basic) > _BASIC_KEPT:
-                self._basic.popitem(last=False)
-            return session
+        while (found := self._basic.get(fingerprint)) is not None and found[0] > time.monotonic():
+            try:
+                return await self._sessions.resume(found[1])
+            except AccessError:  # revoked, or its ticket is over: the password is at hand
+                if self._basic.get(fingerprint) is found:
+                    del self._basic[fingerprint]
+        # A client that begins with ten requests at once is checked once, and what comes of it is told to all of them:
+        # one after the other they would be ten guesses at the KDC, or wait ten times for one that hangs.
+        key = fingerprint, address
+        checking = self._checking.get(key)
+        if checking is None:
+            checking = asyncio.create_task(self._checked(fingerprint, credentials, address))
+            self._checking[key] = checking
+            checking.add_done_callback(lambda done: self._check_done(key, done))
+        return await asyncio.shield(checking)
+
+    async def _checked(self, fingerprint: bytes, credentials: str, address: str) -> Session:
+        """A new session for a Basic header, remembered for as long as it is good."""
+        username, password = _basic_of(credentials)
+        life_s = self._conf.limits.basic_session_s
+        session, _ = await self._by_password(username, password, address, way="basic", life_s=life_s)
+        self._basic[fingerprint] = time.monotonic() + life_s, session
+        self._basic.move_to_end(fingerprint)
+        while len(self._basic) > _BASIC_KEPT:
+            self._basic.popitem(last=False)
+        return session
+
+    def _check_done(self, key: tuple[bytes, str], done: asyncio.Task[Session]) -> None:
+        del self._checking[key]
+        if not done.cancelled():
+            done.exception()  # seen: nobody may be waiting any more
 
     async def negotiate(self, token: str, address: str) -> tuple[schemas.SessionCreated, str]:
         """A Negotiate token with a delegated ticket for a session; also the token that proves us to the client.
