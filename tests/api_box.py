@@ -7,6 +7,7 @@ slurmrestd is a stand-in (``slurm_double.py``): the tests here are about what ha
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import secrets
 import shutil
@@ -232,11 +233,13 @@ class ApiBox:
             self.start(name)
 
     @contextlib.contextmanager
-    def configured(self, **api: str) -> Iterator[None]:
+    def configured(self, **api: str | int) -> Iterator[None]:
         """The API runs with more lines in its table [api], for the length of the block."""
         path = self.dir / "api.toml"
         kept = path.read_text()
-        path.write_text(kept.replace("[api]\n", "[api]\n" + "".join(f'{key} = "{api[key]}"\n' for key in api), 1))
+        path.write_text(
+            kept.replace("[api]\n", "[api]\n" + "".join(f"{key} = {json.dumps(api[key])}\n" for key in api), 1)
+        )
         try:
             self.restart("api")
             yield

@@ -56,6 +56,14 @@ def settled(box: ApiBox, host: str, token: str, key: str) -> httpx.Response:
     return answer
 
 
+def test_what_is_no_sessions_id_ends_none(box):
+    """Would have caught: 503 "the session database failed" for a NUL, which PostgreSQL takes in no text."""
+    token = ask(box, "api", "POST", "/v1/sessions", json={"username": "alice", "password": box.passwords["alice"]})
+    for wrong in ("%00", "a%00b", "%ff", "0" * 16, "0" * 5000):
+        answer = ask(box, "api", "DELETE", f"/v1/sessions/{wrong}", token.json()["token"])
+        assert (answer.status_code, answer.json()["code"]) == (404, "no-such-session"), (wrong, answer.text)
+
+
 def test_log_in_at_one_host_submit_at_the_other_and_look_from_both(box):
     """Would have caught: a session, a submission or a list of sessions that only its own host knows."""
     made = box.login("alice")

@@ -88,6 +88,22 @@ def test_a_session_ends_with_its_ticket(box):
     assert not rows, "its row is still there"
 
 
+def test_a_session_ends_after_its_longest_life_though_its_ticket_is_good(box):
+    """Would have caught: [api] session_max_s that nothing reads; and "the ticket has expired" where it has not."""
+    with box.configured(session_max_s=3):
+        made = box.login("alice")
+        with box.client(made["token"]) as client:
+            (row,) = (row for row in client.get("/v1/sessions").json()["sessions"] if row["current"])
+            assert made["expires_at"] == row["expires_at"] < made["ticket"]["valid_until"]
+            time.sleep(3.2)
+            over, later = client.get("/v1/ticket"), client.get("/v1/ticket")
+        with box.as_user("alice") as client:
+            left = [row["session_id"] for row in client.get("/v1/sessions").json()["sessions"]]
+    assert (over.status_code, over.json()["code"]) == (401, "session-expired"), over.text
+    assert "ticket" not in over.json()["detail"], over.text
+    assert later.status_code == 401 and made["session_id"] not in left
+
+
 def test_everything_in_a_stolen_database_used_as_a_key_opens_nothing(box):
     made = box.login("alice")
     other = box.login("bob")

@@ -248,6 +248,16 @@ def test_a_ticket_is_believed_only_as_far_as_the_kdc_confirms_it(box, tickets, t
         assert (answer.status_code, answer.json()["code"]) == (403, "ticket-refused"), (what, answer.text)
 
 
+def test_the_ticket_of_a_service_is_nobodys(box, tmp_path):
+    """Would have caught: "the username must be a plain account name", to somebody who had given none."""
+    argv = ["kinit", "-k", "-t", str(box.dir / "api.keytab"), "-c", f"FILE:{tmp_path}/cc", "HTTP/localhost"]
+    subprocess.run(argv, env={**os.environ, **box.realm.env}, check=True, capture_output=True)
+    with box.client() as client:
+        answer = client.post("/v1/sessions", content=(tmp_path / "cc").read_bytes(), headers=OCTETS)
+    assert (answer.status_code, answer.json()["code"]) == (400, "bad-username"), answer.text
+    assert "HTTP/localhost@REALM.TEST" in answer.json()["detail"] and "username" not in answer.json()["detail"]
+
+
 @pytest.mark.parametrize("data", [b"", b"x", b"\x05\x04", b"\x76\x82\x10\x00", b"\x05\x04" + bytes(5000), b"{}"])
 def test_uploads_that_are_no_ticket(box, data):
     with box.client() as client:
@@ -338,6 +348,31 @@ def test_a_conversation_has_few_tries_and_nothing_to_guess(box):
     assert [a.status_code for a in answers] == [422] * 5 + [404], [a.text for a in answers]
     assert converse(box, "A" * 43, "x" * 20).status_code == 404
     assert converse(box, begun["conversation"], "").status_code == 400
+
+
+def test_a_conversation_is_over_when_the_kdcs_ticket_for_it_is(box):
+    """Would have caught: a conversation that can be gone on with for ever by whoever finds its id."""
+    box.realm.kadmin("modprinc -maxlife 2s kadmin/changepw", "modprinc +needchange bob")
+    try:
+        begun = attempt(box, "bob", box.passwords["bob"]).json()
+        time.sleep(2.5)
+        answer = converse(box, begun["conversation"], "never-Taken-1-bob")
+    finally:
+        box.realm.kadmin("modprinc -maxlife 5m kadmin/changepw", "modprinc -needchange bob")
+    assert (answer.status_code, answer.json()["code"]) == (404, "no-such-conversation"), answer.text
+    assert "log in again" in answer.json()["hint"] and box.login("bob")
+
+
+def test_a_changed_password_is_said_to_be_changed_also_where_the_login_then_fails(box):
+    """Would have caught: "is auksd running?" and a conversation that is over, told to who has a new password now."""
+    box.realm.kadmin("modprinc +needchange bob")
+    begun, new = attempt(box, "bob", box.passwords["bob"]).json(), "quite-New-1-bob"
+    with box.without("auksd"):
+        answer = converse(box, begun["conversation"], new)
+    box.passwords["bob"] = new
+    assert (answer.status_code, answer.json()["code"]) == (503, "cache-unreachable"), answer.text
+    assert "password has been changed" in answer.json()["hint"], answer.text
+    assert box.login("bob")
 
 
 def on_a_terminal(argv, env, answers):

@@ -208,7 +208,12 @@ class Logins:
         log.get().info("password.changed", principal=found.principal, address=address)
         await self._trail.note("password", "ok", who=found.principal, peer=address, why="changed")
         username = found.principal.rpartition("@")[0]
-        _, created = await self._by_password(username, password, address, way="conversation")
+        try:
+            _, created = await self._by_password(username, password, address, way="conversation")
+        except Error as error:
+            changed = "the password has been changed: log in with the new one"
+            error.hint = f"{changed}; {error.hint}" if error.hint else changed
+            raise
         return created
 
     def close(self) -> None:
@@ -258,7 +263,14 @@ class Logins:
         await self._trail.note("login", "refused", who=principal, peer=address, why=f"way={way} {error.code}")
 
     async def _by_ticket(self, cred: KrbCred, address: str, *, way: str) -> schemas.SessionCreated:
-        principal_of(cred.client, self._conf.api.realm)
+        try:
+            principal_of(cred.client, self._conf.api.realm)
+        except RequestError as error:
+            raise RequestError(
+                f"the ticket is not one of a person of {self._conf.api.realm}: it is {cred.client}'s",
+                code=error.code,
+                hint="klist shows whose ticket it is; kinit gets another one",
+            ) from None
         await self._proved(cred)
         account = await self._opener.admit(cred)
         _, created = await self._opener.open(cred, account, address, way=way)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -22,6 +24,8 @@ from hipercow_slurm.api.web import (
 )
 from hipercow_slurm.errors import RequestError
 
+_SESSION_ID = re.compile(r"[0-9a-f]{16}")  # what else is asked for need not trouble the database, which may not take it
+
 
 async def create_session(services: Services, request: Request) -> Response:
     """POST /v1/sessions: a password, a Negotiate token or a ticket for a session."""
@@ -33,7 +37,9 @@ async def create_session(services: Services, request: Request) -> Response:
     if media_type(request) == OCTETS:
         return json_answer(await services.logins.upload(await _ticket_body(services, request), address), 201)
     if not media_type(request) and request.headers.get("content-length", "0") == "0":
-        raise not_logged_in("this needs a username and a password, a Negotiate token with a ticket, or a ticket")
+        raise not_logged_in(
+            "this needs a username and a password as JSON, a Negotiate token with a ticket, or a ticket"
+        )
     body = await body_of(services, request, services.conf.limits.login_body_bytes)
     try:
         return json_answer(await services.logins.login(body, address), 201)
@@ -89,7 +95,7 @@ async def end_session(services: Services, request: Request) -> Response:
     session = await session_of(services, request)
     wanted = request.path_params["session_id"]
     session_id = session.session_id if wanted == "current" else wanted
-    if not await services.sessions.revoke(session.principal, session_id):
+    if not _SESSION_ID.fullmatch(session_id) or not await services.sessions.revoke(session.principal, session_id):
         raise RequestError("you have no such session", code="no-such-session", status=404)
     log.get().info("session.revoked", principal=session.principal, session_id=session_id)
     return Response(status_code=204)

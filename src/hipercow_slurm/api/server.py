@@ -28,6 +28,7 @@ from hipercow_slurm.errors import ConfigError
 
 OP_CLEANSE_PLAINTEXT = 1 << 1  # <openssl/ssl.h>, 3.0 and newer; Python has no name for it
 HEADER_BYTES = 32 * 1024
+_TOO_LARGE = "where it is a Negotiate token with a large ticket: upload the ticket instead (POST /v1/sessions)"
 _BACKLOG = 512
 _SHUTDOWN_S = 5
 _LINGER_S = 2.0
@@ -188,7 +189,7 @@ def protocol(limits: Limits) -> type[HttpToolsProtocol]:
                 self.head_bytes += len(data)
             super().data_received(data)
             if self.in_head and self.head_bytes > HEADER_BYTES:
-                self.refuse(431, "headers-too-large", "the request's headers are too large")
+                self.refuse(431, "headers-too-large", "the request's headers are too large", _TOO_LARGE)
             elif self.in_head and self.head_bytes:  # most come in one piece, and there is nothing to wait for
                 self.start_timer()
 
@@ -235,13 +236,13 @@ def protocol(limits: Limits) -> type[HttpToolsProtocol]:
                 self.head_timer.cancel()
                 self.head_timer = None
 
-        def refuse(self, status: int, code: str, detail: str) -> None:
+        def refuse(self, status: int, code: str, detail: str, hint: str | None = None) -> None:
             """Say why, and close."""
             self.stop_timer()
             if self.transport.is_closing():
                 return
             if not self.answering():
-                self.transport.write(_answer(status, code, detail))
+                self.transport.write(_answer(status, code, detail, hint))
             self.transport.close()
             # Closing TLS waits for the peer's own goodbye, which a hostile peer never says.
             self.loop.call_later(_LINGER_S, self.transport.abort)
@@ -255,8 +256,8 @@ def protocol(limits: Limits) -> type[HttpToolsProtocol]:
     return Guarded
 
 
-def _answer(status: int, code: str, detail: str) -> bytes:
-    response = problems.render(status, code, detail, None)
+def _answer(status: int, code: str, detail: str, hint: str | None) -> bytes:
+    response = problems.render(status, code, detail, hint)
     lines = [f"HTTP/1.1 {status} {msgspec.json.decode(bytes(response.body))['title']}".encode()]
     lines += [key + b": " + value for key, value in response.raw_headers]
     return b"\r\n".join([*lines, b"connection: close", b"", bytes(response.body)])

@@ -148,7 +148,8 @@ class Sessions:
                 await self._renew(session)
         if min(session.record.expires_at, session.cred.times.endtime) <= now:
             await self._forget(session)
-            raise not_logged_in("the session's ticket has expired", code="session-expired")
+            what = "session" if session.cred.times.endtime > now else "session's ticket"
+            raise not_logged_in(f"the {what} has expired", code="session-expired")
         return session
 
     async def replace(self, session: Session, cred: KrbCred) -> None:
