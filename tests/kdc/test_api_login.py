@@ -199,7 +199,10 @@ def test_request_ids_are_taken_checked_and_logged(box):
             assert given != bad and len(given) == 32
         wrong = client.get("/v1/nothing", headers={"X-Request-Id": "find-me-in-the-log"})
     assert wrong.json()["request_id"] == "find-me-in-the-log"
-    line = next(line for line in box.log().splitlines() if "find-me-in-the-log" in line)
+    end = time.monotonic() + 5  # the line is written when the answer has gone out
+    while not (lines := [line for line in box.log().splitlines() if "find-me-in-the-log" in line]):
+        assert time.monotonic() < end, box.log()[-1000:]
+    line = lines[0]
     assert "status=404" in line and "address=127.0.0.1" in line
 
 
