@@ -210,11 +210,14 @@ class DatabaseContract:
         ticket = Ticket("alice@R", "kadmin/changepw@R", 18, b"key", 0, 1, 1, 900, 0, b"ticket", ((2, b"1234"),))
         begun = await conversations.Conversations(database).begin("alice@R", ticket)
         there = conversations.Conversations(other)
-        for _ in range(5):
+        for tried in (True, False, True, True, False, True, True):  # five, and two whom the KDC did not answer
             found = await there.take(begun, 800.0)
             assert (found.principal, found.ticket.key, found.ticket.addresses) == ("alice@R", b"key", ((2, b"1234"),))
+            with pytest.raises(RequestError):  # somebody goes on with it already
+                await conversations.Conversations(database).take(begun, 800.0)
+            await there.give_back(begun, tried=tried)
         for conversation, now in ((begun, 800.0), (begun, 901.0), ("x" * 43, 800.0), ("", 800.0)):
             with pytest.raises(RequestError) as caught:
                 await there.take(conversation, now)
             assert caught.value.code == "no-such-conversation"
-        assert await database.run(conversations.drop_expired(10)) == 1
+        assert await database.run(conversations.drop_expired(901)) == 1

@@ -123,7 +123,9 @@ def test_while_nothing_can_be_noted_nothing_is_changed(box):
         assert alice.get("/v1/jobs").status_code == 200, "looking changes nothing"
         with box.client() as client:
             login = client.post("/v1/sessions", json={"username": "bob", "password": box.passwords["bob"]})
+            new = client.post("/v1/conversations", json={"conversation": "x" * 43, "new_password": "not set"})
         assert (login.status_code, login.json()["code"]) == (503, "audit-unwritable"), login.text
+        assert (new.status_code, new.json()["code"]) == (503, "audit-unwritable"), "passwords are changed in silence"
         ballast.unlink()
         assert alice.post("/v1/jobs", json=JOB).status_code == 201
     done = verify(*(box.dir / "audit").glob("api.audit*"))

@@ -350,6 +350,19 @@ def test_a_conversation_has_few_tries_and_nothing_to_guess(box):
     assert converse(box, begun["conversation"], "").status_code == 400
 
 
+def test_of_two_new_passwords_at_once_one_is_set(box):
+    """Would have caught: both set, one after the other, and a user told to log in with the one that is not it."""
+    box.realm.kadmin("modprinc +needchange bob")
+    conversation = attempt(box, "bob", box.passwords["bob"]).json()["conversation"]
+    tried = [f"at-Once-{number}-bob" for number in range(4)]
+    with ThreadPoolExecutor(4) as threads:
+        answers = list(threads.map(lambda new: converse(box, conversation, new), tried))
+    codes = [a.json().get("code", "set") for a in answers]
+    assert sorted(codes) == ["no-such-conversation"] * 3 + ["set"], codes
+    box.passwords["bob"] = tried[codes.index("set")]
+    assert box.login("bob")
+
+
 def test_a_conversation_is_over_when_the_kdcs_ticket_for_it_is(box):
     """Would have caught: a conversation that can be gone on with for ever by whoever finds its id."""
     box.realm.kadmin("modprinc -maxlife 2s kadmin/changepw", "modprinc +needchange bob")

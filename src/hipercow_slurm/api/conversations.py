@@ -3,7 +3,8 @@
 Rule 1: a conversation begins only after the old password was right; what is kept of it is the KDC's ticket for
 changing it, for as long as that ticket is good. Rule 2: the id is a secret (whoever has it may set the password), so
 it travels in bodies only, and the database keeps its hash and what is sealed under it, as of sessions: any API
-process can go on with it, and a stolen database opens nothing.
+process can go on with it, and a stolen database opens nothing. Rule 3: one at a time goes on with a conversation: of
+two new passwords sent at once both would be set, and one sender be told to log in with the one that is not it.
 """
 
 from __future__ import annotations
@@ -58,10 +59,10 @@ class Conversations:
         return made
 
     async def take(self, conversation: str, now: float) -> Conversation:
-        """The conversation, with one try less.
+        """The conversation, for the caller alone until ``give_back`` or ``end``.
 
         Raises:
-            RequestError: ``no-such-conversation`` (404): not known, or over.
+            RequestError: ``no-such-conversation`` (404): not known, over, or somebody else goes on with it now.
         """
         bits = sealing.token_bits(conversation)
         sealed = None if bits is None else await self._database.run(_take(sealing.fingerprint(bits), int(now)))
@@ -72,6 +73,12 @@ class Conversations:
         plain = sealing.unseal(sealing.derive_key(bits, _INFO), sealed, session_id=_INFO, principal="")
         return msgspec.msgpack.decode(plain, type=Conversation)
 
+    async def give_back(self, conversation: str, *, tried: bool) -> None:
+        """The password was not changed; ``tried``: the KDC has refused one, which is a try less."""
+        bits = sealing.token_bits(conversation)
+        if bits is not None:
+            await self._database.run(_give_back(sealing.fingerprint(bits), tried=tried))
+
     async def end(self, conversation: str) -> None:
         """The login is through."""
         bits = sealing.token_bits(conversation)
@@ -81,7 +88,7 @@ class Conversations:
 
 def drop_expired(now: int) -> Act[int]:
     """Forget what nobody can go on with; how many."""
-    return lambda transaction: transaction.change("DELETE FROM conversation WHERE expires_at <= $1 OR tries <= 0", now)
+    return lambda transaction: transaction.change("DELETE FROM conversation WHERE expires_at <= $1", now)
 
 
 def _add(id_hash: bytes, expires_at: int, sealed: bytes) -> Act[int]:
@@ -96,9 +103,11 @@ def _add(id_hash: bytes, expires_at: int, sealed: bytes) -> Act[int]:
 
 
 def _take(id_hash: bytes, now: int) -> Act[bytes | None]:
+    """While somebody has it, ``tries`` is what will be left, below zero; so it is over if nobody gives it back."""
+
     async def act(transaction: Transaction) -> bytes | None:
         taken = await transaction.change(
-            "UPDATE conversation SET tries = tries - 1 WHERE id_hash = $1 AND tries > 0 AND expires_at > $2",
+            "UPDATE conversation SET tries = 1 - tries WHERE id_hash = $1 AND tries > 0 AND expires_at > $2",
             id_hash,
             now,
         )
@@ -106,6 +115,12 @@ def _take(id_hash: bytes, now: int) -> Act[bytes | None]:
         return bytes(rows[0][0]) if rows else None
 
     return act
+
+
+def _give_back(id_hash: bytes, *, tried: bool) -> Act[int]:
+    left = "-tries" if tried else "1 - tries"
+    sql = f"UPDATE conversation SET tries = {left} WHERE id_hash = $1 AND tries <= 0"  # noqa: S608
+    return lambda transaction: transaction.change(sql, id_hash)
 
 
 def _end(id_hash: bytes) -> Act[int]:

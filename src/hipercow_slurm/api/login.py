@@ -23,7 +23,7 @@ from hipercow_slurm import log
 from hipercow_slurm.api import naming, negotiate, passwords, schemas
 from hipercow_slurm.api.binding import EndPoint
 from hipercow_slurm.api.config import Config, with_realm
-from hipercow_slurm.api.conversations import ConversationError, Conversations
+from hipercow_slurm.api.conversations import Conversation, ConversationError, Conversations
 from hipercow_slurm.api.database import Database
 from hipercow_slurm.api.desk import Armor, Desk
 from hipercow_slurm.api.metrics import ApiMetrics
@@ -197,24 +197,33 @@ class Logins:
         password = password_of(request.new_password, _PASSWORD_BYTES)
         wipe(body)
         try:
+            await self._trail.begin("password", address)
             found = await self._conversations.take(request.conversation, time.time())
-            kept = bytearray(password)
-            async with self._refusing(address, way="conversation"):
-                await self._desk.ask(lambda: self._passwords.change(found.ticket, kept), turned_away=lambda: wipe(kept))
+            await self._change(request.conversation, found, password, address)
         except BaseException:
             wipe(password)
             raise
-        await self._conversations.end(request.conversation)
-        log.get().info("password.changed", principal=found.principal, address=address)
-        await self._trail.note("password", "ok", who=found.principal, peer=address, why="changed")
         username = found.principal.rpartition("@")[0]
         try:
+            await self._trail.note("password", "ok", who=found.principal, peer=address, why="changed")
             _, created = await self._by_password(username, password, address, way="conversation")
         except Error as error:
             changed = "the password has been changed: log in with the new one"
             error.hint = f"{changed}; {error.hint}" if error.hint else changed
             raise
         return created
+
+    async def _change(self, conversation: str, found: Conversation, password: bytearray, address: str) -> None:
+        """Set the new password, and end the conversation; else it goes on."""
+        kept = bytearray(password)
+        try:
+            async with self._refusing(address, way="conversation"):
+                await self._desk.ask(lambda: self._passwords.change(found.ticket, kept), turned_away=lambda: wipe(kept))
+        except Error as error:
+            await self._conversations.give_back(conversation, tried=error.code == "password-rejected")
+            raise
+        await self._conversations.end(conversation)
+        log.get().info("password.changed", principal=found.principal, address=address)
 
     def close(self) -> None:
         """Take no more checks."""
