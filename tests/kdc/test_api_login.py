@@ -265,10 +265,13 @@ def test_health_says_what_is_down_and_nothing_else(box):
 
 
 def test_login_needs_the_cache(box):
-    """A session whose ticket is not in the cache would submit jobs that cannot reach their files."""
+    """A session whose ticket is not in the cache would submit jobs that cannot reach their files. Would have
+    caught: "is auksd running?", and our addresses, told to a user."""
     with box.without("auksd"):
         answer = attempt(box, "alice", box.passwords["alice"])
     assert answer.status_code == 503 and int(answer.headers["Retry-After"]) > 0, answer.text
+    assert answer.json()["code"] == "cache-unreachable" and str(box.cache_port) not in answer.text, answer.text
+    assert f"127.0.0.1:{box.cache_port}" in box.log(), "the operator must see which"
 
 
 def test_logins_beyond_the_queue_are_sent_away_at_once(box):

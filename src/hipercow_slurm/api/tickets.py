@@ -7,7 +7,9 @@ remembered for two seconds: a list of a hundred jobs costs one question.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,7 +17,7 @@ from hipercow_slurm import log
 from hipercow_slurm.api.schemas import Credential, rfc3339
 from hipercow_slurm.api.sessions import Session, last_good
 from hipercow_slurm.client.auks import AuksClient
-from hipercow_slurm.errors import Error
+from hipercow_slurm.errors import Error, UnavailableError
 from hipercow_slurm.values import KrbCred, TicketTimes
 
 State = Literal["ok", "expiring", "expired", "missing", "unknown"]
@@ -52,7 +54,8 @@ class Tickets:
             UnavailableError: no cache answers. AccessError: the cache refuses.
         """
         async with self._lock(uid):  # a question asked meanwhile must not leave its older answer behind
-            await self._cache.add(cred, auth=cred)
+            with _in_short():
+                await self._cache.add(cred, auth=cred)
             self._answers.pop(uid, None)
 
     async def remove(self, session: Session) -> bool:
@@ -63,7 +66,8 @@ class Tickets:
         """
         async with self._lock(session.uid):
             self._answers.pop(session.uid, None)
-            return await self._cache.remove(session.uid, auth=session.cred)
+            with _in_short():
+                return await self._cache.remove(session.uid, auth=session.cred)
 
     async def filed(self, session: Session) -> Filed:
         """What the cache holds for the session's user; a silent cache is an answer, not an error."""
@@ -98,7 +102,8 @@ class Tickets:
         async with self._lock(session.uid):
             if (found := self._remembered(session.uid)) is not None:  # somebody else has just asked
                 return found.times
-            cred = await self._cache.get(session.uid, auth=session.cred)
+            with _in_short():
+                cred = await self._cache.get(session.uid, auth=session.cred)
             # Another person's ticket under this uid would be a fault of the cache; it is not this user's ticket.
             times = cred.times if cred is not None and cred.client == session.principal else None
             self._answers[session.uid] = (time.monotonic() + _REMEMBERED_S, Filed(times))
@@ -114,6 +119,22 @@ class Tickets:
             self._locks.clear()
             self._answers.clear()
         return self._locks.setdefault(uid, asyncio.Lock())
+
+
+@contextlib.contextmanager
+def _in_short() -> Iterator[None]:
+    """Which caches were asked, and what became of each, is the operator's business and goes to the log."""
+    try:
+        yield
+    except UnavailableError as error:
+        if error.code != "cache-unreachable":
+            raise
+        log.get().warning("cache.unreachable", why=error.message)
+        raise UnavailableError(
+            "no credential cache answers",
+            code=error.code,
+            hint="try again; an administrator should look at the credential cache",
+        ) from error
 
 
 def worse(filed: TicketTimes, ours: TicketTimes, now: float) -> bool:
