@@ -66,6 +66,18 @@ def test_output_is_followed_live_and_a_broken_stream_goes_on_where_it_was(alice:
     assert exact == whole[after_first:], again
 
 
+def test_standard_error_is_followed_live(alice: Person) -> None:
+    """In a file of its own, and in that of standard output."""
+    script = "for i in 1 2; do echo out $i; echo err $i >&2; sleep 2; done\n"
+    job_id = alice.submit(script, error="err-%j.txt").json["job_id"]
+    seen = events(alice.ask("GET", f"/v1/jobs/{job_id}/output/events?stream=stderr"))
+    told = [data["text"] for kind, _, data in seen if kind == "output"]
+    assert "".join(told) == "err 1\nerr 2\n" and len(told) == 2, seen
+    same = alice.submit("echo both >&2\n").json["job_id"]
+    seen = events(alice.ask("GET", f"/v1/jobs/{same}/output/events?stream=stderr"))
+    assert [data["text"] for kind, _, data in seen if kind == "output"] == ["both\n"], seen
+
+
 def test_output_that_is_written_anew_is_told_from_its_beginning(alice: Person) -> None:
     """As a requeued job's is: what the new file has up to the old one's length was never told."""
     job_id = alice.submit("echo a long first line; sleep 12\n").json["job_id"]

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 import pytest
 
 from api_hosts import FIRST, HOSTS, SECOND, Answer, Hosts, request
+from fix_sandbox import SLURM
 from hipercow_slurm.testing.sandbox import Sandbox
 from hipercow_slurm.testing.story import eventually
 
@@ -23,7 +24,7 @@ TICKET_S = 12
 @pytest.fixture(scope="module")
 def hosts() -> Iterator[Hosts]:
     """Tickets of 12 s, so that they are renewed while the tests run."""
-    with Sandbox(programs=("signer", "auksd")) as sandbox, Hosts(sandbox, ticket_life_s=TICKET_S) as hosts:
+    with Sandbox(programs=("signer", "auksd"), slurm=SLURM) as sandbox, Hosts(sandbox, ticket_life_s=TICKET_S) as hosts:
         yield hosts
 
 

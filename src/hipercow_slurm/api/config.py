@@ -207,7 +207,7 @@ class Limits(Table, frozen=True):
         answer_s: a client that takes nothing of its answer for this long is cut off.
         idle_s: a kept-alive connection without a request is closed after this time.
         connections: open connections; more get 503.
-        followers: live streams of output at a time; more get 503.
+        followers: live streams of output at a time, of each process; more get 503.
         file_bytes: largest file that can be uploaded.
     """
 

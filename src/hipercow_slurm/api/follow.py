@@ -11,7 +11,7 @@ import asyncio
 import base64
 import codecs
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,11 +61,15 @@ class Followers:
             raise UnavailableError(
                 "the service follows as many outputs as it can", code="too-many-followers", hint="poll with Range"
             )
-        return self._events(session, asked, job)
+        events = self._events(session, asked, job)
+        await anext(events)  # takes the place now: many that come at once would all find it free
+        return events
 
-    async def _events(self, session: Session, asked: Asked, job: Job) -> AsyncIterator[bytes]:
+    async def _events(self, session: Session, asked: Asked, job: Job) -> AsyncGenerator[bytes, None]:
+        """One empty piece once it has its place, then the events."""
         self._places -= 1
         try:
+            yield b""
             async for event in self._looks(session, asked, job):
                 yield event
         except Error as error:
