@@ -13,7 +13,7 @@ import pytest
 
 from hipercow_slurm.testing.sandbox import Sandbox
 from hipercow_slurm.testing.story import eventually
-from person import Answer, Person
+from person import URL, Answer, Person
 
 pytestmark = pytest.mark.e2e
 OCTETS = {"Content-Type": "application/octet-stream"}
@@ -121,6 +121,31 @@ def test_a_file_goes_up_is_listed_and_comes_down_as_alices(sandbox: Sandbox, ali
     job_id = alice.submit(f"stat -c '%U %a' '{path}'\nrm '{path}'\n").json["job_id"]
     assert alice.ended(job_id)["state"] == "COMPLETED"
     assert alice.ask("GET", f"/v1/jobs/{job_id}/output").text.splitlines()[-1] == "alice 640"
+
+
+HEAD_THEN_GET = """
+import httpx, json, sys, time
+ask = json.load(sys.stdin)
+client = httpx.Client(base_url=ask["url"], verify="/etc/hipercow-slurm/ca.pem", timeout=60, trust_env=False)
+head = client.head(ask["path"], headers=ask["headers"])
+begin = time.monotonic()
+ready = client.get("/v1/ready")
+print(json.dumps([head.status_code, dict(head.headers), ready.status_code, time.monotonic() - begin]))
+"""
+
+
+def test_head_tells_a_size_and_reads_no_file(sandbox: Sandbox, alice: Person) -> None:
+    """Would have caught: HEAD of a file of 300 MB keeps its connection, and the file server, busy for 16 s."""
+    job_id = alice.submit("truncate -s 300M $HOME/large\n").json["job_id"]
+    assert alice.ended(job_id)["state"] == "COMPLETED"
+    ask = {"url": URL, "path": "/v1/files?path=/home/alice/large", "headers": alice.headers}
+    command = ["hipercow-python", "-c", HEAD_THEN_GET]
+    done = sandbox.run("laptop", command, user="laptop", input=json.dumps(ask), timeout=90)
+    status, headers, ready, took = json.loads(done.stdout)
+    alice.ended(alice.submit("rm $HOME/large\n").json["job_id"])
+    assert (status, ready) == (200, 200), done.stdout
+    assert (headers["content-length"], headers["accept-ranges"]) == (str(300 * 2**20), "bytes"), headers
+    assert took < 5, f"the next request on the connection waited {took:.1f} s"
 
 
 def test_a_directory_is_made_as_alice(sandbox: Sandbox, alice: Person) -> None:

@@ -134,6 +134,17 @@ hostname
 """
 
 
+@pytest.mark.parametrize("begin", ["9999-12-31T23:59:59-14:00", "0001-01-01T00:00:00+14:00", "now+99999weeks"])
+@pytest.mark.parametrize("how", ["field", "line"])
+def test_a_begin_time_that_cannot_be_counted_is_refused(begin, how):
+    """Would have caught: a 500, as Python's OverflowError is no ValueError."""
+    with pytest.raises(RequestError, match="begin"):
+        if how == "field":
+            planned(begin_time=begin)
+        else:
+            planned(script=f"#!/bin/sh\n#SBATCH --begin={begin}\n")
+
+
 def test_directives_are_honoured_up_to_the_first_command_and_the_request_wins():
     spec = planned(script=DIRECTED, tasks=2, environment={"B": "b", "C": "request"}).spec
     assert (spec.name, spec.time_limit_min, spec.tasks, spec.memory_mb) == ("directed", 60, 2, 2048)

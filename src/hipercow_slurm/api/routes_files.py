@@ -12,7 +12,7 @@ from hipercow_slurm.api import schemas
 from hipercow_slurm.api.follow import Asked
 from hipercow_slurm.api.output import RangeError
 from hipercow_slurm.api.problems import response as problem
-from hipercow_slurm.api.routes_jobs import job_id_of, job_output, stream_of
+from hipercow_slurm.api.routes_jobs import job_id_of, job_output, stream_of, streamed
 from hipercow_slurm.api.services import Services
 from hipercow_slurm.api.web import OCTETS, Routes, body_of, json_answer, session_of
 from hipercow_slurm.errors import RequestError
@@ -43,7 +43,7 @@ async def read_file(services: Services, request: Request) -> Response:
     headers["Content-Disposition"] = "attachment"
     if not piece.whole:
         headers["Content-Range"] = f"bytes {piece.start}-{piece.end - 1}/{piece.size}"
-    return StreamingResponse(data, 200 if piece.whole else 206, headers=headers, media_type=OCTETS)
+    return streamed(request, data, 200 if piece.whole else 206, headers)
 
 
 async def write(services: Services, request: Request) -> Response:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import AsyncIterator
 from typing import Literal
 
 from starlette.requests import Request
@@ -115,7 +116,14 @@ async def job_output(services: Services, request: Request) -> Response:
     headers["Content-Length"] = str(piece.end - piece.start)
     if not piece.whole:
         headers["Content-Range"] = f"bytes {piece.start}-{piece.end - 1}/{piece.size}"
-    return StreamingResponse(data, 200 if piece.whole else 206, headers=headers, media_type=OCTETS)
+    return streamed(request, data, 200 if piece.whole else 206, headers)
+
+
+def streamed(request: Request, data: AsyncIterator[bytes], status: int, headers: dict[str, str]) -> Response:
+    """Bytes of a file; a HEAD request gets the same headers, and nothing more is read for it."""
+    if request.method == "HEAD":
+        return Response(None, status, headers, OCTETS)
+    return StreamingResponse(data, status, headers=headers, media_type=OCTETS)
 
 
 def stream_of(request: Request) -> Literal["stdout", "stderr"]:
