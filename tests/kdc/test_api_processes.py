@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import ssl
 import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -11,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from api_box import ApiBox
+from api_box import API_UID, ApiBox
+from api_parts import make_certificate
 
 pytestmark = pytest.mark.kdc
 
@@ -113,6 +115,34 @@ def test_a_process_that_dies_is_replaced_and_sessions_stay(box):
         with box.client(token) as client:
             assert client.get("/v1/ticket").status_code == 200
     assert "api.worker-died" in box.log("api-several")
+
+
+def test_a_new_certificate_on_hup_is_that_of_every_process(box):
+    """Would have caught: HUP ends a process that is just starting (after a kill -9), so it has to be started again; or
+    it goes to the supervisor and no further, so that some connections see the old certificate."""
+    victim, other = workers(box)
+    os.kill(victim, signal.SIGKILL)
+    end = time.monotonic() + 30
+    while victim in (before := workers(box)):
+        assert time.monotonic() < end, box.log("api-several")
+        time.sleep(0.01)
+    died = box.log("api-several").count("api.worker-died")
+    token = box.login("alice")["token"]
+    with box.client(token) as kept:
+        assert kept.get("/v1/ticket").status_code == 200
+        box.certificate = make_certificate(box.dir)
+        os.chown(box.certificate.key, API_UID, API_UID)
+        told = box.log("api-several").count("api.certificate-reloaded")
+        os.kill(box.pid("api-several"), signal.SIGHUP)
+        end = time.monotonic() + 20
+        while box.log("api-several").count("api.certificate-reloaded") < told + len(before):
+            assert time.monotonic() < end, box.log("api-several")[-2000:]
+            time.sleep(0.05)
+        shown = {ssl.get_server_certificate(("127.0.0.1", box.port), timeout=5) for _ in range(30)}
+        assert shown == {box.certificate.certificate.read_text()}, "a process shows another certificate"
+        assert kept.get("/v1/ticket").status_code == 200, "the connection was dropped"
+    assert workers(box) == before and other in before, "a process was started anew"
+    assert box.log("api-several").count("api.worker-died") == died, "HUP ended a process"
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])

@@ -36,7 +36,7 @@ async def supervise(config_path: Path, conf: Config, stop: asyncio.Event) -> Non
 
     def reload() -> None:
         for one in workers:
-            one.signal(signal.SIGHUP)
+            one.reload()
 
     asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reload)
     stopping = asyncio.create_task(stop.wait())
@@ -86,6 +86,8 @@ class _Worker:
         self._number = number
         self._process: asyncio.subprocess.Process | None = None
         self.started = asyncio.Event()
+        self._serves = False
+        self._reload_due = False
 
     async def run(self) -> None:
         """Keep the process running until cancelled, then end it.
@@ -102,6 +104,7 @@ class _Worker:
 
     async def _once(self) -> None:
         """Start the process and wait for its end."""
+        self._serves = self._reload_due = False
         reading, writing = os.pipe()
         command = (sys.executable, "-P", "-m", "hipercow_slurm", "api", "--config", str(self._config_path))
         try:
@@ -118,12 +121,22 @@ class _Worker:
             await _readable(reading)
             if os.read(reading, 1):  # else it closed the pipe by its end
                 self.started.set()
+                self._serves = True
+                if self._reload_due:
+                    self.signal(signal.SIGHUP)
         finally:
             os.close(reading)
         status = await self._process.wait()
         if not self.started.is_set() and status >= 0:  # killed, it may do better the next time
             raise ConfigError(f"API process {self._number} ended with {status} before it served")
         log.get().error("api.worker-died", number=self._number, status=status)
+
+    def reload(self) -> None:
+        """HUP, which ends a process that is not ready for it; one that starts may have read the old files already."""
+        if self._serves:
+            self.signal(signal.SIGHUP)
+        else:
+            self._reload_due = True
 
     def signal(self, number: int) -> None:
         """Pass a signal on."""
