@@ -77,7 +77,10 @@ class PgDatabase:
         try:
             return await self._link.run(work)
         except UnavailableError as error:
-            raise UnavailableError(f"the session database failed: {error.message}", code="database-failed") from error
+            log.get().warning("database.failed", why=error.message)
+            # Strangers read this, before they log in; where the database is, and whose, is not their business.
+            why = "PostgreSQL cannot be reached" if error.code == "store-unreachable" else error.message
+            raise UnavailableError(f"the session database failed: {why}", code="database-failed") from error
 
     async def look(self, act: Act[T]) -> T:
         """As ``Database.look``."""

@@ -44,6 +44,7 @@ from hipercow_slurm.values import TicketTimes
 _STAMP_S = 3.0  # a submission that was filed this long ago is stamped anew before Slurm is asked
 _POLL_S = 0.5
 _POLLS = 6  # how often a request looks for a lost job before it asks its caller to come back
+_SEARCH_S = 6.0  # and for how long it begins another look: with a Slurm that hangs, each takes its whole deadline
 
 
 class Made(msgspec.Struct, frozen=True):
@@ -255,17 +256,18 @@ class Submitter:
         Raises:
             UnavailableError: Slurm did not answer the last time: that the job is not there is not known.
         """
+        end = time.monotonic() + _SEARCH_S
         for attempt in range(_POLLS):
             if attempt:
                 await asyncio.sleep(_POLL_S)
             try:
                 jobs = await self._tokens.call(session, self._slurm.jobs)
             except UnavailableError:
-                if attempt == _POLLS - 1:
+                if attempt == _POLLS - 1 or time.monotonic() > end:
                     raise
                 continue
             found = find(jobs, _comment_begins(marker))
-            if found is not None:
+            if found is not None or time.monotonic() > end:
                 return found
         return None
 

@@ -25,6 +25,7 @@ from hipercow_slurm.files.rpcsec_gss import SERVICES, Context, initiate
 CHUNK = 512 * 1024  # one READ or WRITE; the server may take less
 MAX_DEPTH = 100  # names in a path: each is one operation of a COMPOUND, and servers limit those
 MAX_ENTRIES = 100_000
+SET_UP_S = 15.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +72,7 @@ class Client:
     """A connection to ``server`` as the owner of the ticket in ``ccache`` (None: KRB5CCNAME, then the default).
 
     Args:
-        timeout_s: deadline of each operation, and of setting up.
+        timeout_s: deadline of each operation, and of setting up, which never has more than ``SET_UP_S``.
 
     Raises:
         CredentialError: "no-tgt", "expired". AccessError: the server or the KDC refuses. UnavailableError: the
@@ -82,7 +83,7 @@ class Client:
         self._server, self._timeout_s = server, timeout_s
         self._name = f"the file server {server.host}"
         gss = initiate(server.host, ccache=ccache)
-        deadline = Deadline(timeout_s)
+        deadline = Deadline(min(timeout_s, SET_UP_S))
         self._transport = Transport(server.address or server.host, server.port, deadline=deadline, name=self._name)
         try:
             self._context = Context(

@@ -130,4 +130,5 @@ class SignerClient:
             await asyncio.sleep(AGAIN_S)
 
     def _unreachable(self, why: str) -> Error:
-        return UnavailableError(f"the signer at {self._socket} cannot be reached: {why}", code="signer-unreachable")
+        """Users read this; where the signer's socket is, is not their business."""
+        return UnavailableError(f"the signer of Slurm tokens cannot be reached: {why}", code="signer-unreachable")
