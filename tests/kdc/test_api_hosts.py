@@ -209,6 +209,38 @@ def test_without_postgresql_each_host_says_so_and_goes_on_by_itself_when_it_is_b
     assert job.status_code == 201 and len(box.slurm.jobs) == box.slurm.submits, job.text
 
 
+def test_a_postgresql_that_hangs_is_said_in_time_and_where_it_is_is_said_to_nobody(box, postgres):
+    """Would have caught: health that waits as long as PostgreSQL does, so that the operator's listener has no reasons
+    to show; and strangers who are told the database's address and account."""
+    token = box.login("alice")["token"]
+    time.sleep(5.1)  # an answer is kept for five seconds
+    postgres.pause()
+    try:
+        with ThreadPoolExecutor(8) as threads:
+            login = {"username": "alice", "password": box.passwords["alice"]}
+            asked = [threads.submit(ask, box, host, "POST", "/v1/sessions", json=login) for host in HOSTS]
+            asked += [threads.submit(ask, box, host, "GET", "/v1/jobs", token) for host in HOSTS]
+            begin = time.monotonic()
+            told = [threads.submit(ask, box, "api", "GET", path) for path in ("/v1/health", "/v1/ready")]
+            health, ready = (one.result() for one in told)
+            took = time.monotonic() - begin
+            watched = httpx.get(f"http://127.0.0.1:{box.metrics_port}/health", timeout=20, trust_env=False)
+            said = [one.result() for one in asked]
+    finally:
+        postgres.resume()
+    assert health.json()["checks"]["database"] == "timeout" and took < 4.5, (took, health.text)
+    assert (ready.status_code, set(ready.json()["reasons"])) == (503, {"database"}), ready.text
+    assert watched.status_code == 503 and not watched.json()["checks"]["database"]["ok"], watched.text
+    assert {(one.status_code, one.json()["code"]) for one in said} == {(503, "database-failed")}, [x.text for x in said]
+    for one in (*said, health, ready, watched):
+        assert "postgres://" not in one.text and "postgresql:" not in one.text, one.text
+        assert str(postgres.folder) not in one.text and "user=" not in one.text, one.text
+    for host in HOSTS:
+        wait_for(
+            lambda host=host: ask(box, host, "GET", "/v1/ticket", token).status_code == 200, f"{host} goes on", box
+        )
+
+
 def wait_for(condition, what: str, box: ApiBox) -> None:
     end = time.monotonic() + 60
     while not condition():

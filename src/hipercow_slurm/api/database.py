@@ -21,9 +21,11 @@ class Transaction(Protocol):
 
     Attributes:
         NOW: SQL for the time in whole epoch seconds, of one clock for all processes and hosts.
+        ROOM: a row of so many bytes is refused before a login or a submission would be, when the disk gets full.
     """
 
     NOW: str
+    ROOM: int
 
     async def change(self, sql: str, *arguments: object) -> int:
         """Run a statement; how many rows it touched."""

@@ -28,6 +28,7 @@ class _Transaction:
     """``database.Transaction`` on an asyncpg connection."""
 
     NOW = "floor(extract(epoch FROM clock_timestamp()))::bigint"
+    ROOM = 16  # all of it goes into archives and to standbys
 
     def __init__(self, connection: Any) -> None:
         self._connection = connection

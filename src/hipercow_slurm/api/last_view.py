@@ -1,6 +1,7 @@
 """The cluster as somebody saw it last, kept in the database: all processes and hosts answer strangers alike.
 
-Functions return the work for ``Database.run``; times are Unix seconds.
+Functions return the work for ``Database.run``; times are Unix seconds. The view is row 1; row 0 is what ``health.py``
+writes to find out whether it can.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ def since(at: int) -> Act[tuple[int, Seen] | None]:
     """What was seen last and when, unless that was before ``at``."""
 
     async def act(transaction: Transaction) -> tuple[int, Seen] | None:
-        rows = await transaction.rows("SELECT at, seen FROM last_view WHERE at >= $1", at)
+        rows = await transaction.rows("SELECT at, seen FROM last_view WHERE one = 1 AND at >= $1", at)
         return (rows[0][0], msgspec.json.decode(rows[0][1], type=Seen)) if rows else None
 
     return act

@@ -112,6 +112,7 @@ async def running(conf: Config, counted: ApiMetrics, trail: Trail, seen: EndPoin
                 )
                 actions = JobActions(conf.jobs, jobs, slurm, scontrol, tokens, history)
                 followers = Followers(conf.limits.followers, jobs, outputs, sessions)
+                health = HealthCheck(conf, database, slurm)
                 sessions.welcome = actions.release_waiting
                 background = [asyncio.create_task(work) for work in (sessions.run(), _clean(database, conf))]
                 try:
@@ -126,16 +127,18 @@ async def running(conf: Config, counted: ApiMetrics, trail: Trail, seen: EndPoin
                         outputs,
                         followers,
                         Cluster(conf, database, slurm, tokens),
-                        HealthCheck(conf, database),
+                        health,
                         counted,
                         trail,
                     )
                 finally:
+                    health.close()
                     for task in background:
                         task.cancel()
                     await asyncio.gather(*background, return_exceptions=True)
         finally:
             sessions.close()
+            accounts.close()
             signer.close()
             logins.close()
             outputs.close()

@@ -35,6 +35,7 @@ class SqliteTransaction:
     """``database.Transaction`` on SQLite; nothing in it ever waits for the event loop."""
 
     NOW = "CAST(strftime('%s', 'now') AS INTEGER)"
+    ROOM = 64 * 1024  # the -wal file has some to spare, and begins anew in the same place
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection

@@ -71,6 +71,9 @@ class SlurmRest:
     Every method raises ``UnavailableError`` ``scheduler-unreachable`` when slurmrestd or slurmctld is down or
     too slow, and ``InternalError`` ``slurm-token-refused``, ``slurm-version`` or ``slurm-answer`` when an operator must
     act.
+
+    Attributes:
+        silent_at: when (``time.monotonic``) slurmctld did not answer the last call; None: it did.
     """
 
     def __init__(
@@ -89,6 +92,7 @@ class SlurmRest:
         self._default_partition = default_partition
         self._family: Family | None = None if version is None else ADAPTERS[version]
         self._choosing = asyncio.Lock()
+        self.silent_at: float | None = None
 
     async def __aenter__(self) -> Self:
         return self
@@ -255,7 +259,17 @@ class SlurmRest:
             return await self._served(who, once)
 
     async def _served(self, who: Who, act: Callable[[Family], Awaitable[T]]) -> T:
-        """Act with the version slurmrestd speaks; another slurmrestd may stand at the socket since last time."""
+        """Act with the version slurmrestd speaks, and note whether slurmctld answered."""
+        try:
+            result = await self._acted(who, act)
+        except Error as error:
+            self.silent_at = time.monotonic() if _silent(error) else None
+            raise
+        self.silent_at = None
+        return result
+
+    async def _acted(self, who: Who, act: Callable[[Family], Awaitable[T]]) -> T:
+        """Another slurmrestd may stand at the socket since last time."""
         family = await self._chosen(who)
         try:
             return await act(family)
@@ -323,6 +337,14 @@ class Sent:
 
     def __call__(self) -> None:
         self.yes = True
+
+
+def _silent(error: Error) -> bool:
+    """slurmrestd said that slurmctld does not answer, or waited for it too long itself; not: slurmrestd is down."""
+    while isinstance(error.__cause__, Error):
+        error = error.__cause__
+    heard = error.__cause__ is None or isinstance(error.__cause__, TimeoutError)
+    return heard and error.code == "scheduler-unreachable"
 
 
 def _possible(job_id: int) -> None:
