@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[2]
 FILES = (
     *("slurmrestd", "slurmrestd_reads", "job_routes", "api", "api_cluster", "api_files", "api_hosts_on_slurm"),
     *("commands", "hipercow", "tutorial", "canary"),
-    *("chain", "node_side", "node_words", "node_role", "oracle", "outages", "retention"),
+    *("chain", "node_side", "node_words", "node_role", "oracle", "outages", "api_outages", "retention"),
 )
 PATIENCE_S = 1500
 
