@@ -19,7 +19,16 @@ from hipercow_slurm.testing import slurm_tree
 ROOT = Path(__file__).parents[2]
 # Whatever of tests/e2e meets Slurm. The others are about the sandbox itself, this repository or the benchmark.
 FILES = (
-    *("slurmrestd", "slurmrestd_reads", "job_routes", "api", "api_cluster", "api_files", "api_hosts_on_slurm"),
+    *(
+        "slurmrestd",
+        "slurmrestd_reads",
+        "job_routes",
+        "as_sbatch",
+        "api",
+        "api_cluster",
+        "api_files",
+        "api_hosts_on_slurm",
+    ),
     *("commands", "hipercow", "tutorial", "canary"),
     *("chain", "node_side", "node_words", "node_role", "oracle", "outages", "api_outages", "retention"),
 )

@@ -252,6 +252,8 @@ def test_without_the_cache_nothing_is_submitted_but_jobs_are_shown(box, alice):
         refused = submit(alice, key="no-cache")
         assert refused.status_code == 503 and box.slurm.submits == before, refused.text
         shown = alice.get(f"/v1/jobs/{job_id}").json()
+        ticket = alice.get("/v1/ticket").json()
+    assert (ticket["cache"], ticket["cache_silent"]) == (None, True), "told as if the cache had no ticket"
     assert shown["credential"]["state"] == "unknown" and shown["credential"]["covers_job"] is None
     time.sleep(2.1)
     assert submit(alice, key="no-cache").status_code == 201, "the key must be free again"

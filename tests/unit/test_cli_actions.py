@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from starlette.responses import JSONResponse
 
 from cli_laptop import PROGRAM, Laptop
 from fake_api import give, passing, problem
@@ -211,3 +212,14 @@ def test_help_starts_without_what_it_does_not_need() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     heavy = {"httpx", "rich", "asyncio", "platformdirs", "tenacity", "ssl"} & set(done.stderr.split())
     assert not heavy and "Exit status:" in done.stdout, heavy
+
+
+def test_a_silent_cache_is_not_a_ticket_that_is_missing(alice: Laptop) -> None:
+    """Would have caught: "log in again" while the cache was down, which no login mends."""
+    said = {"principal": "alice@REALM.TEST", "localname": "alice", "uid": 5001, "session": {}, "cache": None}
+    alice.api.answers["GET", "/v1/ticket"] = [
+        give(JSONResponse({**said, "cache_silent": True})),
+        give(JSONResponse(said)),
+    ]
+    assert "not known: the credential cache does not answer" in alice.ok("ticket")
+    assert "no ticket: log in again" in alice.ok("ticket")

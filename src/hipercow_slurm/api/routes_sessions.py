@@ -112,6 +112,7 @@ async def ticket(services: Services, request: Request) -> Response:
             uid=session.uid,
             session=schemas.Times.of(session.cred.times),
             cache=schemas.Times.of(filed.times) if filed.times else None,
+            cache_silent=not filed.known,
         )
     )
 

@@ -262,12 +262,15 @@ class DirectoryMade(Answer, frozen=True):
     created: bool
 
 
-class TicketAnswer(Answer, frozen=True):
+class TicketAnswer(Answer, frozen=True, omit_defaults=True):
+    """``cache_silent`` is there, and true, where ``cache`` is null because the cache does not answer."""
+
     principal: str
     localname: str
     uid: int
     session: Times
     cache: Times | None
+    cache_silent: bool = False
 
 
 @functools.lru_cache(1024)  # a ticket's times are told with each of its jobs

@@ -27,7 +27,9 @@ def ticket(as_json: bool) -> None:
         return
     click.echo(f"{found.principal} at {where}")
     click.echo(f"  session  {_validity(found.session)}")
-    if found.cache is None:
+    if found.cache_silent:
+        click.echo("  jobs     not known: the credential cache does not answer")
+    elif found.cache is None:
         click.echo("  jobs     no ticket: log in again before you submit")
     else:
         click.echo(f"  jobs     {_validity(found.cache)}")

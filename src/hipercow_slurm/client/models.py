@@ -213,12 +213,17 @@ class Account:
 
 @dataclass(frozen=True, slots=True)
 class Ticket:
-    """How long the user's tickets are good: the session's own, and the one the cache holds for jobs (None: none)."""
+    """How long the user's tickets are good: the session's own, and the one the cache holds for jobs.
+
+    Attributes:
+        cache: None: there is none, or the cache does not answer (``cache_silent``).
+    """
 
     principal: str
     session: Validity
     cache: Validity | None
     raw: Json = field(repr=False, compare=False)
+    cache_silent: bool = False
 
     @classmethod
     def parse(cls, document: Json) -> Ticket:
@@ -229,6 +234,7 @@ class Ticket:
             session=Validity.parse(optional(document, "session", dict) or {}),
             cache=None if cache is None else Validity.parse(cache),
             raw=document,
+            cache_silent=optional(document, "cache_silent", bool) or False,
         )
 
 
