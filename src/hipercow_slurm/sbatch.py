@@ -149,7 +149,7 @@ _BY_NAME = {name: option for option in OPTIONS for name in option.names}
 DIRECTIVES_LIMIT = 65536
 _BLANK = " \t\v\f\r"
 # The lines up to the first command: empty ones and comments.
-_HEAD = re.compile(r"(?:[ \t\v\f\r]*(?:#[^\n]*)?\n)*")
+_HEAD = re.compile(r"(?:[ \t\v\f\r\n]+|#[^\n]*\n)*")
 _DIRECTIVE = re.compile(r"^#SBATCH(.*)$", re.MULTILINE)
 
 
