@@ -37,24 +37,6 @@ def test_partitions_nodes_load_and_limits(alice: Person) -> None:
     assert cluster["limits"]["script_bytes"] == 3 * 2**20 and cluster["partitions"] == ["main"]
 
 
-def test_a_dead_slurmctld_is_said_to_be_away(sandbox: Sandbox, alice: Person) -> None:
-    """Whoever looked at the cluster was told that Slurm refused the job (22.05), or of a fault of ours (newer ones)."""
-    sandbox.service("slurmctld").kill()
-    time.sleep(5.5)  # for so long an answer is remembered
-    try:
-        told = {path: alice.ask("GET", path) for path in ("/v1/partitions", "/v1/nodes", "/api/v1/ClusterLoad/sandbox")}
-    finally:
-        sandbox.service("slurmctld").start()
-    for path, answer in told.items():
-        assert (answer.status, answer.json["code"]) == (503, "scheduler-unreachable"), (path, answer)
-
-    def online() -> bool:
-        nodes = alice.ask("GET", "/v1/nodes")
-        return nodes.status == 200 and all(node["online"] for node in nodes.json["nodes"])
-
-    eventually("the nodes are back", online, within_s=40)
-
-
 def test_drivers_are_told_which_share_is_which_folder(sandbox: Sandbox, alice: Person) -> None:
     """The folder that the API calls /mnt/work on nodes is the one the laptop has mounted as that share: without that a
     driver would submit jobs that find no project. Strangers learn no server's name."""
@@ -217,6 +199,8 @@ def test_jobs_that_the_nodes_policy_put_back_run_after_the_next_login(sandbox: S
             return held if len(held) == 3 else None
 
         held = eventually("three jobs are put back", waiting, within_s=40)
+        time.sleep(2.1)  # for so long the other one of the API's processes goes by what the cache said before
+        held = waiting() or held
         outlooks = {(job["credential"]["state"], job["credential"]["covers_job"]) for job in held}
         assert outlooks == {("missing", False)} and "log in again" in held[0]["credential"]["sentence"], held
         again = Person(sandbox, "alice")

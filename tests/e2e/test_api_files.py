@@ -66,6 +66,7 @@ def test_output_is_followed_live_and_a_broken_stream_goes_on_where_it_was(alice:
     assert exact == whole[after_first:], again
 
 
+@pytest.mark.slow
 def test_standard_error_is_followed_live(alice: Person) -> None:
     """In a file of its own, and in that of standard output."""
     script = "for i in 1 2; do echo out $i; echo err $i >&2; sleep 2; done\n"
@@ -78,6 +79,7 @@ def test_standard_error_is_followed_live(alice: Person) -> None:
     assert [data["text"] for kind, _, data in seen if kind == "output"] == ["both\n"], seen
 
 
+@pytest.mark.slow
 def test_output_that_is_written_anew_is_told_from_its_beginning(alice: Person) -> None:
     """As a requeued job's is: what the new file has up to the old one's length was never told."""
     job_id = alice.submit("echo a long first line; sleep 12\n").json["job_id"]

@@ -72,6 +72,7 @@ def test_a_program_that_hangs_is_not_well(box, program, name):
     assert took < 4.5, took
 
 
+@pytest.mark.slow
 def test_a_kdc_that_hangs_costs_one_thread_and_no_readiness(box):
     """Would have caught: each question leaves a thread behind in libkrb5, until none is left for the keytab."""
 

@@ -209,6 +209,7 @@ def test_without_postgresql_each_host_says_so_and_goes_on_by_itself_when_it_is_b
     assert job.status_code == 201 and len(box.slurm.jobs) == box.slurm.submits, job.text
 
 
+@pytest.mark.slow
 def test_a_postgresql_that_hangs_is_said_in_time_and_where_it_is_is_said_to_nobody(box, postgres):
     """Would have caught: health that waits as long as PostgreSQL does, so that the operator's listener has no reasons
     to show; and strangers who are told the database's address and account."""
