@@ -14,7 +14,7 @@ from hipercow_slurm.testing.sandbox import Sandbox
 from hipercow_slurm.testing.story import eventually
 from person import Answer, Person
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +60,6 @@ def test_without_slurmctld_nothing_is_called_a_refusal(sandbox: Sandbox, alice: 
     eventually("a job again", lambda: alice.submit("true\n").status == 201, within_s=60)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", ["slurmctld", "slurmrestd"])
 def test_a_submission_to_a_slurm_that_hangs_ends_in_time_and_is_one_job(
     sandbox: Sandbox, alice: Person, name: str

@@ -14,7 +14,8 @@ import pytest
 
 from api_box import API_UID, ApiBox
 
-pytestmark = [pytest.mark.kdc, pytest.mark.xdist_group("api-health")]  # one box, in which things are stopped
+# One box, in which things are stopped.
+pytestmark = [pytest.mark.kdc, pytest.mark.slow, pytest.mark.xdist_group("api-health")]
 KEPT_S = 5.1  # an answer is kept for five seconds
 
 
@@ -72,7 +73,6 @@ def test_a_program_that_hangs_is_not_well(box, program, name):
     assert took < 4.5, took
 
 
-@pytest.mark.slow
 def test_a_kdc_that_hangs_costs_one_thread_and_no_readiness(box):
     """Would have caught: each question leaves a thread behind in libkrb5, until none is left for the keytab."""
 
