@@ -33,7 +33,24 @@ def test_the_cpu_of_each_service_is_found(sandbox: Sandbox) -> None:
     with nginx(sandbox):
         found = submit_probe.service_cpu(sandbox)
     assert set(submit.COUNTED) <= set(found), found
-    assert all(seconds > 0 for seconds in found.values()), found
+    assert all(seconds > 0 for name, seconds in found.items() if name != "nginx"), found
+
+
+def test_each_way_goes_the_way_it_says(sandbox: Sandbox) -> None:
+    """Would have caught: polls of a job's status through the API, counted as submissions through nginx."""
+    submit_probe.build_load(sandbox)
+    probe = submit_probe.Probe(sandbox)
+    probe.log_in()
+    with nginx(sandbox):
+        found = {way: probe.rounds({way: 40}, (2,), 1)[0] for way in ("rest", "proxy", "api", "api-bulk")}
+    used = {way: {name: one.cpu_ms(name) for name in ("nginx", "api")} for way, one in found.items()}
+    assert {way: max(cpu, key=lambda name: cpu[name]) for way, cpu in used.items() if way != "rest"} == {
+        "proxy": "nginx",
+        "api": "api",
+        "api-bulk": "api",
+    }, used
+    assert used["proxy"]["nginx"] > 0.02 > used["rest"]["nginx"], used
+    assert all(one.cpu_ms("slurmctld") > 0.1 for one in found.values()), "each makes jobs"
 
 
 def test_slurm_apart(capsys: pytest.CaptureFixture[str]) -> None:

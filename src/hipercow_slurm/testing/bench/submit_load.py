@@ -120,7 +120,7 @@ async def _repeated(ask: Ask) -> Repeated:
     """The request of the kind asked for."""
     if ask.way == "login":
         return Repeated("POST", f"{API_URL}/v1/sessions", _JSON, _login_body(ask), 201, '"token"')
-    if ask.way.startswith("rest"):
+    if ask.way in ("rest", "proxy", "rest-status"):
         return await _of_slurmrestd(ask)
     headers = {"Authorization": f"Bearer {ask.token}"}
     one = {"script": SCRIPT, "hold": True, "working_directory": "/tmp"}
@@ -128,9 +128,11 @@ async def _repeated(ask: Ask) -> Repeated:
     if ask.way == "api-bulk":
         url, many = f"{API_URL}/v1/jobs:bulk", json.dumps({"jobs": [one] * BULK}).encode()
         return Repeated("POST", url, {**_JSON, **headers}, many, 200, '"status":201', keyed=True, jobs=BULK)
-    if ask.way.startswith("api"):
+    if ask.way in ("api", "api-new"):
         url, fresh = f"{API_URL}/v1/jobs", ask.way == "api-new"
         return Repeated("POST", url, {**_JSON, **headers}, body, 201, '"job_id"', keyed=True, fresh=fresh)
+    if ask.way != "status":
+        raise ValueError(ask.way)
     job = json.loads(_once("/v1/jobs", headers, body))
     return Repeated("GET", f"{API_URL}/v1/jobs/{job['job_id']}", headers, b"", 200, '"job_id"')
 
