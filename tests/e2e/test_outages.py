@@ -45,6 +45,7 @@ def test_cache_stopped_and_back(sandbox: Sandbox, alice: Laptop, operator: Opera
     succeeded(alice, job_id)
 
 
+@pytest.mark.slow
 def test_kdc_stopped_and_back(sandbox: Sandbox, alice: Laptop, operator: Operator) -> None:
     job_id, node, endtime = start(alice, operator)
     # Right after a replacement and a read: the ccache holds a service ticket that outlives the outage.
