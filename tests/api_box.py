@@ -273,3 +273,17 @@ class ApiBox:
         """A client with a session of its own."""
         with self.client(self.login(name)["token"]) as client:
             yield client
+
+
+@contextlib.contextmanager
+def box_on_a_small_disk(folder: str, size: str) -> Iterator[ApiBox]:
+    """A box of which one folder, the API's own, is a disk of ``size`` (as mount says it), so that it can be full."""
+    box = ApiBox()
+    mounted = box.dir / folder
+    mounted.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size},mode=700,uid={API_UID}", "tmpfs", mounted], check=True)
+    try:
+        with box:
+            yield box
+    finally:
+        subprocess.run(["umount", "-l", mounted], check=False)

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from api_box import API_UID, ApiBox
+from api_box import API_UID, ApiBox, box_on_a_small_disk
 
 pytestmark = [pytest.mark.kdc, pytest.mark.xdist_group("api-audit")]  # one log, read from its beginning
 
@@ -21,15 +21,8 @@ JOB = {"script": "#!/bin/sh\ntrue\n"}
 @pytest.fixture(scope="module")
 def box():
     """Its audit logs are on a disk of 64 KiB."""
-    box = ApiBox()
-    mounted = box.dir / "audit"
-    mounted.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size=64k,mode=700,uid={API_UID}", "tmpfs", mounted], check=True)
-    try:
-        with box:
-            yield box
-    finally:
-        subprocess.run(["umount", "-l", mounted], check=False)
+    with box_on_a_small_disk("audit", "64k") as box:
+        yield box
 
 
 def lines(box: ApiBox, name: str = "api") -> list[dict[str, Any]]:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from api_box import API_UID, ApiBox
+from api_box import box_on_a_small_disk
 
 # One box, in which things are stopped.
 pytestmark = [pytest.mark.kdc, pytest.mark.slow, pytest.mark.xdist_group("api-health")]
@@ -22,15 +22,8 @@ KEPT_S = 5.1  # an answer is kept for five seconds
 @pytest.fixture(scope="module")
 def box():
     """Its database is on a disk of 3 MB."""
-    box = ApiBox()
-    mounted = box.dir / "state"
-    mounted.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size=3m,mode=700,uid={API_UID}", "tmpfs", mounted], check=True)
-    try:
-        with box:
-            yield box
-    finally:
-        subprocess.run(["umount", "-l", mounted], check=False)
+    with box_on_a_small_disk("state", "3m") as box:
+        yield box
 
 
 @pytest.fixture(autouse=True)
