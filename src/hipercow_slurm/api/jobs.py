@@ -17,8 +17,8 @@ from hipercow_slurm.api.schemas import Credential, JobAnswer, JobBody, JobList, 
 from hipercow_slurm.api.sessions import Session
 from hipercow_slurm.api.slurm_tokens import SlurmTokens
 from hipercow_slurm.api.submitting import Made, Submitter
-from hipercow_slurm.api.tickets import Filed, Tickets, credential
-from hipercow_slurm.errors import CredentialError, Error, RequestError, SchedulerError
+from hipercow_slurm.api.tickets import Filed, Tickets, credential, too_short
+from hipercow_slurm.errors import Error, RequestError, SchedulerError
 from hipercow_slurm.slurm import outputs
 from hipercow_slurm.slurm.check import TIME_LIMIT
 from hipercow_slurm.slurm.model import ENDED, Job, Past
@@ -163,11 +163,7 @@ class Jobs:
         longer = msgspec.structs.replace(job, time_limit_min=time_limit_min, latest_end=None)
         ticket = outlook(longer, await self._tickets.filed(session), int(time.time()))
         if ticket.covers_job is False:
-            raise CredentialError(
-                ticket.sentence,
-                code="ticket-too-short",
-                hint="give the job a shorter time limit, or log in again for a fresh ticket",
-            )
+            raise too_short(ticket.sentence)
 
     def _shown(self, job: Job, filed: Filed, warnings: tuple[str, ...] = ()) -> JobAnswer:
         return shown(job, filed, int(time.time()), warnings, waits=waits_for_ticket(job, self._conf.held_marker))

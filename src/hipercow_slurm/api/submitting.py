@@ -34,9 +34,9 @@ from hipercow_slurm.api.schemas import JobBody, rfc3339
 from hipercow_slurm.api.sessions import Session, last_good
 from hipercow_slurm.api.slurm_tokens import SlurmTokens
 from hipercow_slurm.api.submissions_db import Submission
-from hipercow_slurm.api.tickets import Tickets
+from hipercow_slurm.api.tickets import Tickets, too_short
 from hipercow_slurm.api.trail import tell
-from hipercow_slurm.errors import CredentialError, Error, RequestError, SchedulerError, UnavailableError
+from hipercow_slurm.errors import Error, RequestError, SchedulerError, UnavailableError
 from hipercow_slurm.slurm.model import Job, JobSpec, Submitted
 from hipercow_slurm.slurm.rest import SlurmRest
 from hipercow_slurm.values import TicketTimes
@@ -182,10 +182,8 @@ class Submitter:
                 break
         else:
             until = "without a time limit" if limit is None else f"until {rfc3339(begin + 60 * limit)}"
-            raise CredentialError(
-                f"your ticket can be kept good until {rfc3339(last_good(times))}, and the job may run {until}",
-                code="ticket-too-short",
-                hint="give the job a shorter time limit, or log in again for a fresh ticket",
+            raise too_short(
+                f"your ticket can be kept good until {rfc3339(last_good(times))}, and the job may run {until}"
             )
 
     async def _again(self, session: Session, filed: Submission, row: Submission, planned: Planned, age_s: int) -> Made:

@@ -17,7 +17,7 @@ from hipercow_slurm import log
 from hipercow_slurm.api.schemas import Credential, rfc3339
 from hipercow_slurm.api.sessions import Session, last_good
 from hipercow_slurm.client.auks import AuksClient
-from hipercow_slurm.errors import Error, UnavailableError
+from hipercow_slurm.errors import CredentialError, Error, UnavailableError
 from hipercow_slurm.values import KrbCred, TicketTimes
 
 State = Literal["ok", "expiring", "expired", "missing", "unknown"]
@@ -135,6 +135,15 @@ def _in_short() -> Iterator[None]:
             code=error.code,
             hint="try again; an administrator should look at the credential cache",
         ) from error
+
+
+def too_short(words: str) -> CredentialError:
+    """Our refusal of a job that may run for longer than its owner's ticket can be kept good."""
+    return CredentialError(
+        words,
+        code="ticket-too-short",
+        hint="give the job a shorter time limit, or log in again for a fresh ticket",
+    )
 
 
 def worse(filed: TicketTimes, ours: TicketTimes, now: float) -> bool:
