@@ -182,9 +182,7 @@ class Submitter:
                 break
         else:
             until = "without a time limit" if limit is None else f"until {rfc3339(begin + 60 * limit)}"
-            raise too_short(
-                f"your ticket can be kept good until {rfc3339(last_good(times))}, and the job may run {until}"
-            )
+            raise too_short(f"it can be kept good until {rfc3339(last_good(times))}, and the job may run {until}")
 
     async def _again(self, session: Session, filed: Submission, row: Submission, planned: Planned, age_s: int) -> Made:
         """The key is known: give its job, or find out what became of it."""

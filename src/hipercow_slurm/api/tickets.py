@@ -137,10 +137,10 @@ def _in_short() -> Iterator[None]:
         ) from error
 
 
-def too_short(words: str) -> CredentialError:
+def too_short(why: str) -> CredentialError:
     """Our refusal of a job that may run for longer than its owner's ticket can be kept good."""
     return CredentialError(
-        words,
+        f"the job may outlast your ticket: {why}",
         code="ticket-too-short",
         hint="give the job a shorter time limit, or log in again for a fresh ticket",
     )
