@@ -6,6 +6,7 @@ import threading
 import time
 from pathlib import Path
 
+import httpx
 import pytest
 
 from api_box import ApiBox
@@ -163,3 +164,35 @@ def test_headers_of_answers_cannot_be_written_by_callers(box, alice):
         answer = alice.get(path, headers={"X-Request-Id": "aaaaaaaa%0d%0aX-Evil"})
         assert 400 <= answer.status_code < 500, answer.text
         assert not {"x-evil", "set-cookie"} & {name.lower() for name in answer.headers}, dict(answer.headers)
+
+
+def refused(box):
+    """How many connections got no place because their address holds all it may, as the operator's numbers say."""
+    shown = httpx.get(f"http://127.0.0.1:{box.metrics_port}/metrics", trust_env=False).text
+    rows = [line for line in shown.splitlines() if line.startswith("hipercow_slurm_api_connections_refused_total")]
+    return sum(float(line.split()[-1]) for line in rows if 'full="address"' in line)
+
+
+def test_an_address_that_opens_connections_and_says_nothing_keeps_out_only_itself(box, alice):
+    """Would have caught: 1000 silent TCP connections, none of which was counted, as uvloop tells of a connection only
+    when its handshake is over; they stayed for a minute, and with a handshake took everybody's places."""
+    before = refused(box)
+    with contextlib.ExitStack() as stack:
+        for _ in range(400):
+            one = stack.enter_context(socket.socket())
+            one.settimeout(10)
+            one.connect(("127.0.0.1", box.port))
+        begin = time.monotonic()
+        assert alice.get("/v1/sessions").status_code == 200, "who is served already goes on"
+        there = httpx.HTTPTransport(verify=box.certificate.client(), local_address="127.0.0.2")
+        with httpx.Client(base_url=box.url, transport=there) as client:
+            assert client.get("/v1/ready").status_code == 200
+        assert time.monotonic() - begin < 2
+        assert refused(box) - before >= 190
+        end = time.monotonic() + 15  # [limits] request_headers_s is 2 here
+        while True:
+            with contextlib.suppress(httpx.TransportError), box.client() as client:
+                if client.get("/v1/ready").status_code == 200:
+                    break
+            assert time.monotonic() < end, "handshakes that never end keep their places"
+            time.sleep(0.1)

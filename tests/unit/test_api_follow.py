@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from hipercow_slurm.api.follow import Asked, Followers
+from hipercow_slurm.api.problems import ThrottledError
 from hipercow_slurm.errors import UnavailableError
 
 ASKED = Asked(7, "stdout", 0, exact=False)
@@ -35,11 +36,17 @@ class Sessions:
         return session
 
 
+PARTS: Any = (Jobs(), Outputs(), Sessions())
+
+
+def person(name: str) -> Any:
+    return SimpleNamespace(cred=None, principal=name)
+
+
 async def test_no_more_are_followed_than_there_are_places() -> None:
     """The place was taken with the first event: of many that came at once, all found one free."""
-    session: Any = SimpleNamespace(cred=None)
-    parts: Any = (Jobs(), Outputs(), Sessions())
-    followers = Followers(2, *parts)
+    session = person("alice")
+    followers = Followers(2, 9, *PARTS)
     found = await asyncio.gather(*(followers.follow(session, ASKED) for _ in range(9)), return_exceptions=True)
     refused = [one.code for one in found if isinstance(one, UnavailableError)]
     streams = [one for one in found if isinstance(one, AsyncGenerator)]
@@ -52,3 +59,20 @@ async def test_no_more_are_followed_than_there_are_places() -> None:
     for stream in again:
         assert isinstance(stream, AsyncGenerator)
         await stream.aclose()
+
+
+async def test_one_user_cannot_take_all_places() -> None:
+    """Would have caught: 100 streams of one user's, and 503 for everybody else until they end."""
+    followers = Followers(10, 3, *PARTS)
+    alices = [followers.follow(person("alice"), ASKED) for _ in range(8)]
+    found = await asyncio.gather(*alices, return_exceptions=True)
+    refused = [(one.code, one.status, one.retry_after_s) for one in found if isinstance(one, ThrottledError)]
+    assert refused == [("too-many-followers", 429, 5.0)] * 5, found
+    bobs = await asyncio.gather(*(followers.follow(person("bob"), ASKED) for _ in range(3)))
+    alices_one = next(one for one in found if isinstance(one, AsyncGenerator))
+    await alices_one.aclose()
+    again = await followers.follow(person("alice"), ASKED)
+    for stream in (*found, *bobs, again):
+        if isinstance(stream, AsyncGenerator):
+            await stream.aclose()
+    assert not followers._of, "something is kept of who follows nothing"

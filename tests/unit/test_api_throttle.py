@@ -7,10 +7,11 @@ import msgspec
 import pytest
 
 from hipercow_slurm.api import throttle_db
+from hipercow_slurm.api.addresses import network_of
 from hipercow_slurm.api.config import Limits
 from hipercow_slurm.api.database import opened
 from hipercow_slurm.api.problems import ThrottledError
-from hipercow_slurm.api.throttle import LoginThrottle, full_after_s, network_of
+from hipercow_slurm.api.throttle import LoginThrottle, full_after_s
 
 # One strange address has 3 tries for a user, a known one 4; all strange ones together 4.
 LIMITS = Limits(failures_per_user=5, failure_user_window_s=60.0, failures_per_address=5, failure_address_refill_s=10.0)

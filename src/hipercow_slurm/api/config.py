@@ -202,12 +202,15 @@ class Limits(Table, frozen=True):
         basic_session_s: requests with the same HTTP Basic credentials share a session for this long; for as long an
             old password may still be taken.
         login_body_bytes, ticket_body_bytes, job_body_bytes: request bodies above it get 413.
-        request_headers_s: a connection must send its complete headers within this time.
+        request_headers_s: a connection must agree on TLS within this time, and as soon again send its whole headers.
         request_body_s: and the whole body within this time after them.
         answer_s: a client that takes nothing of its answer for this long is cut off.
         idle_s: a kept-alive connection without a request is closed after this time.
-        connections: open connections; more get 503.
+        connections: open connections of each process; more get 503.
+        connections_per_address: of them, from one address (IPv6: one /64); more get 429, and most of a crowd is closed
+            without a word. Where all come from one address (a proxy, a large NAT), as many as connections.
         followers: live streams of output at a time, of each process; more get 503.
+        followers_per_user: of them, of one user; more get 429.
         file_bytes: largest file that can be uploaded.
     """
 
@@ -226,8 +229,10 @@ class Limits(Table, frozen=True):
     request_body_s: float = 30.0
     answer_s: float = 60.0
     idle_s: float = 65.0
-    connections: int = 1000
+    connections: Annotated[int, msgspec.Meta(ge=1)] = 1000
+    connections_per_address: Annotated[int, msgspec.Meta(ge=1)] = 200
     followers: int = 100
+    followers_per_user: Annotated[int, msgspec.Meta(ge=1)] = 20
     file_bytes: int = 32 * 1024 * 1024
 
 

@@ -11,6 +11,7 @@ import asyncio
 import base64
 import codecs
 import time
+from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass
 from typing import Any
@@ -29,6 +30,7 @@ _QUIET_S = 15.0  # proxies close connections on which nothing moves
 _LINGER_S = 3.0  # a node's last bytes reach the share some time after Slurm says that the job has ended
 _PATIENCE_S = 120.0  # for a scheduler or file server that is away
 _PIECE = 256 * 1024
+_AGAIN_S = 5.0  # who follows too many may try again after this time
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,10 +44,12 @@ class Asked:
 
 
 class Followers:
-    """All live streams of this process, of which there may be ``most``."""
+    """All live streams of this process: there may be ``most``, and ``per_user`` of one user."""
 
-    def __init__(self, most: int, jobs: Jobs, outputs: Outputs, sessions: Sessions) -> None:
+    def __init__(self, most: int, per_user: int, jobs: Jobs, outputs: Outputs, sessions: Sessions) -> None:
         self._places = most
+        self._per_user = per_user
+        self._of: Counter[str] = Counter()  # principal -> live streams
         self._jobs = jobs
         self._outputs = outputs
         self._sessions = sessions
@@ -54,9 +58,17 @@ class Followers:
         """The events, once the job is known.
 
         Raises:
-            UnavailableError: ``too-many-followers``. SchedulerError: ``no-such-job``.
+            ThrottledError, UnavailableError: ``too-many-followers``: of this user, or in all.
+            SchedulerError: ``no-such-job``.
         """
         job = await self._jobs.find(session, asked.job_id)
+        if self._of[session.principal] >= self._per_user:
+            raise problems.ThrottledError(
+                f"you follow {self._per_user} outputs already, which is as many as one user may",
+                code="too-many-followers",
+                retry_after_s=_AGAIN_S,
+                hint="end one of them, or poll with Range",
+            )
         if self._places <= 0:
             raise UnavailableError(
                 "the service follows as many outputs as it can", code="too-many-followers", hint="poll with Range"
@@ -68,6 +80,7 @@ class Followers:
     async def _events(self, session: Session, asked: Asked, job: Job) -> AsyncGenerator[bytes, None]:
         """One empty piece once it has its place, then the events."""
         self._places -= 1
+        self._of[session.principal] += 1
         try:
             yield b""
             async for event in self._looks(session, asked, job):
@@ -76,6 +89,9 @@ class Followers:
             yield b"event: problem\ndata: " + bytes(problems.response(error).body) + b"\n\n"
         finally:
             self._places += 1
+            self._of[session.principal] -= 1
+            if not self._of[session.principal]:
+                del self._of[session.principal]
 
     async def _looks(self, session: Session, asked: Asked, job: Job) -> AsyncIterator[bytes]:
         """Look, tell what is new, wait; until the job has ended and nothing more comes."""

@@ -61,7 +61,7 @@ async def serve(config_path: Path, stop: asyncio.Event, worker: str | None = Non
         )
         await listener.start()
         try:
-            serving = asyncio.create_task(server.serve(app.make(parts), conf, tls, stop, started))
+            serving = asyncio.create_task(server.serve(app.make(parts), conf, tls, stop, started, counted.no_place))
             starting = asyncio.create_task(started.wait())
             await asyncio.wait({serving, starting}, return_when=asyncio.FIRST_COMPLETED)
             if started.is_set():

@@ -25,10 +25,19 @@ class ApiMetrics:
             f"{_NAME}_request_seconds", "Time to the end of the answer.", ["route"], buckets=_SECONDS, registry=registry
         )
         self._logins = Counter(f"{_NAME}_logins", "Logins, by way and end.", ["way", "result"], registry=registry)
+        self._refused = Counter(
+            f"{_NAME}_connections_refused",
+            "Connections for which there was no place: what is full (all, address), and whether they were told so.",
+            ["full", "told"],
+            registry=registry,
+        )
         self.sessions = Gauge(f"{_NAME}_sessions", "Sessions open in this process.", registry=registry)
         self._known: dict[tuple[str, str, str], tuple[Counter, Histogram]] = {}
         for way in WAYS:  # a rate needs a zero to begin with
             self._logins.labels(way, "accepted")
+        for full in ("all", "address"):
+            for told in ("yes", "no"):
+                self._refused.labels(full, told)
 
     def request(self, method: str, route: str | None, status: int, seconds: float) -> None:
         """Count one request; ``route`` is the pattern, not the address, and None for one that is none of ours."""
@@ -42,3 +51,7 @@ class ApiMetrics:
     def login(self, way: str, result: str) -> None:
         """Count one login: ``accepted``, or the code it was refused with (of which there are few)."""
         self._logins.labels(way, result).inc()
+
+    def no_place(self, full: str, told: bool) -> None:
+        """Count one connection that was refused."""
+        self._refused.labels(full, "yes" if told else "no").inc()

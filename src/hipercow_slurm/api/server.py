@@ -1,7 +1,7 @@
 """The TLS listener: uvicorn (uvloop, httptools) with the limits it does not have by itself.
 
 Rule 1: there is no plain HTTP. Rule 2: a connection that does not finish its headers in time, or that sends too
-many, is closed; more connections than the limit are told so and closed. Rule 3: the refusals of this layer are
+many, is closed; who has no place (``door.py``) is told so and closed. Rule 3: the refusals of this layer are
 problem+json as well.
 """
 
@@ -12,7 +12,7 @@ import contextlib
 import resource
 import socket
 import ssl
-from collections.abc import Generator
+from collections.abc import Callable
 from typing import cast
 
 import msgspec
@@ -23,35 +23,38 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from hipercow_slurm import log
 from hipercow_slurm.api import config, problems
 from hipercow_slurm.api.config import Config, Limits
+from hipercow_slurm.api.door import Full, Listener, Place, Places, Refused
 from hipercow_slurm.api.one_write import OneWrite
 from hipercow_slurm.errors import ConfigError
 
 OP_CLEANSE_PLAINTEXT = 1 << 1  # <openssl/ssl.h>, 3.0 and newer; Python has no name for it
 HEADER_BYTES = 32 * 1024
 _TOO_LARGE = "where it is a Negotiate token with a large ticket: upload the ticket instead (POST /v1/sessions)"
+_TOO_MANY: dict[Full, tuple[int, str, str, str | None]] = {
+    "all": (503, "too-many-connections", "the service has too many connections at this moment", None),
+    "address": (
+        429,
+        "too-many-from-address",
+        "your address holds as many connections as one may",
+        "keep a connection for several requests; many people behind one address: [limits] connections_per_address",
+    ),
+}
 _BACKLOG = 512
 _SHUTDOWN_S = 5
 _LINGER_S = 2.0
 
 
-class Listener(uvicorn.Server):
-    """uvicorn that says when it listens, and leaves signals to ``daemon.run``."""
-
-    def __init__(self, settings: uvicorn.Config, listening: asyncio.Event) -> None:
-        super().__init__(settings)
-        self.listening = listening
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        self.listening.set()
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Generator[None, None, None]:
-        yield
-
-
-async def serve(app: ASGIApp, conf: Config, tls: ssl.SSLContext, stop: asyncio.Event, started: asyncio.Event) -> None:
+async def serve(
+    app: ASGIApp,
+    conf: Config,
+    tls: ssl.SSLContext,
+    stop: asyncio.Event,
+    started: asyncio.Event,
+    refused: Refused = lambda full, told: None,
+) -> None:
     """Answer requests until ``stop``; what is being answered then has five seconds.
+
+    ``refused`` hears of connections for which there was no place (``door.Places``).
 
     Raises:
         ConfigError: the address cannot be listened on.
@@ -76,9 +79,10 @@ async def serve(app: ASGIApp, conf: Config, tls: ssl.SSLContext, stop: asyncio.E
         server_header=False,
     )
     settings.load()
-    settings.ssl = tls
+    limits = conf.limits
+    places = Places(limits.connections, limits.connections_per_address, refused)
     log.get().info("api.listens", address=listening.getsockname()[0], port=listening.getsockname()[1])
-    server = Listener(settings, started)
+    server = Listener(settings, places, tls, handshake_s=limits.request_headers_s, listening=started)
     running = asyncio.create_task(server.serve([listening]))
     stopping = asyncio.create_task(stop.wait())
     try:
@@ -168,18 +172,21 @@ def protocol(limits: Limits) -> type[HttpToolsProtocol]:
         in_head = True
         head_timer: asyncio.TimerHandle | None = None
         answers: OneWrite
+        place: Place
+        left: Callable[[], None]
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             super().connection_made(transport)
             self.answers = OneWrite(transport, self.loop)
             self.transport = cast(asyncio.Transport, self.answers)
-            if len(self.connections) > limits.connections:
-                self.refuse(503, "too-many-connections", "the service has too many connections at this moment")
-            else:
+            if self.place.full is None:
                 self.start_timer()
+            else:
+                self.refuse(*_TOO_MANY[self.place.full])
 
         def connection_lost(self, exc: Exception | None) -> None:
             self.stop_timer()
+            self.left()
             super().connection_lost(exc)
 
         def data_received(self, data: bytes) -> None:

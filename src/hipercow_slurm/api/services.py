@@ -111,7 +111,7 @@ async def running(conf: Config, counted: ApiMetrics, trail: Trail, seen: EndPoin
                     accounting=conf.slurm.accounting,
                 )
                 actions = JobActions(conf.jobs, jobs, slurm, scontrol, tokens, history)
-                followers = Followers(conf.limits.followers, jobs, outputs, sessions)
+                followers = Followers(conf.limits.followers, conf.limits.followers_per_user, jobs, outputs, sessions)
                 health = HealthCheck(conf, database, slurm)
                 sessions.welcome = actions.release_waiting
                 background = [asyncio.create_task(work) for work in (sessions.run(), _clean(database, conf))]

@@ -14,13 +14,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ipaddress
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from weakref import WeakValueDictionary
 
 from hipercow_slurm.api import throttle_db
+from hipercow_slurm.api.addresses import network_of
 from hipercow_slurm.api.config import Limits
 from hipercow_slurm.api.database import Database
 from hipercow_slurm.api.problems import ThrottledError
@@ -163,16 +163,3 @@ def full_after_s(limits: Limits) -> float:
     """A bucket that nobody touched for this long is full."""
     most = max(limits.failures_per_address, limits.failures_per_user)
     return max(limits.failure_user_window_s, most * limits.failure_address_refill_s)
-
-
-def network_of(address: str) -> str:
-    """What counts as one address: an IPv4 address, or an IPv6 /64 (one customer has 2**64 of those)."""
-    try:
-        parsed = ipaddress.ip_address(address.partition("%")[0])
-    except ValueError:
-        return address
-    if isinstance(parsed, ipaddress.IPv6Address):
-        if parsed.ipv4_mapped:
-            return str(parsed.ipv4_mapped)
-        return str(ipaddress.ip_network((parsed, 64), strict=False))
-    return str(parsed)
