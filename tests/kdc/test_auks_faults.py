@@ -26,6 +26,7 @@ from hipercow_slurm.client.auks import AuksClient, Limits, Server
 from hipercow_slurm.krb5 import krbcred
 from hipercow_slurm.krb5.ccache import file_v4
 from hipercow_slurm.wire import messages as m
+from hipercow_slurm.wire import records
 from hipercow_slurm.wire.frames import frame
 from hipercow_slurm.wire.sendauth import APPLICATION_VERSION, SENDAUTH_VERSION
 
@@ -190,9 +191,9 @@ def test_the_largest_credential_at_the_highest_log_level(folder, tgt, tmp_path):
     try:
         with Talk(box, tgt["games"]) as talk:
             large = krbcred.build(krbcred.tickets(tgt["games"]) * 50)
-            assert 30_000 < len(large.der) <= m.MAX_CRED, len(large.der)
+            assert 30_000 < len(large.der) <= records.MAX_CRED, len(large.der)
             assert talk.ask(m.Add(large.der)) == m.AddReply()
-            assert talk.ask(m.Add(bytes(m.MAX_CRED))) == m.ErrorReply(), "32 KiB of nothing"
+            assert talk.ask(m.Add(bytes(records.MAX_CRED))) == m.ErrorReply(), "32 KiB of nothing"
             assert isinstance(talk.ask(m.Get(GAMES)), m.GetReply)
     finally:
         box.kill()

@@ -7,7 +7,7 @@ from auksd_box import NOBODY, USERS, Auksd, login, uid_of
 
 from hipercow_slurm.errors import AccessError
 from hipercow_slurm.krb5 import ccache, krbcred
-from hipercow_slurm.wire.messages import MAX_CRED
+from hipercow_slurm.wire.records import MAX_CRED
 
 GAMES, NEWS = uid_of("games"), uid_of("news")
 

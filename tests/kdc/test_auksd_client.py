@@ -19,6 +19,7 @@ from hipercow_slurm.krb5 import creds
 from hipercow_slurm.krb5.ccache import file_v4
 from hipercow_slurm.values import KrbCred
 from hipercow_slurm.wire import messages as m
+from hipercow_slurm.wire import records
 from hipercow_slurm.wire.frames import frame
 
 PRINCIPAL = f"{SERVICE}@REALM.TEST"
@@ -165,7 +166,7 @@ class Original(threading.Thread):
 
 @pytest.mark.parametrize("nat", [False, True])
 async def test_every_verb_against_an_original_server(folder, tgt, nat):
-    record = m.Record.of(GAMES, tgt, m.MAX_CRED)
+    record = records.Record.of(GAMES, tgt, records.MAX_CRED)
     replies = [m.PingReply(), m.AddReply(), m.GetReply(record), m.DumpReply((record,) * 9), m.RemoveReply()]
     original = Original(str(folder / "auksd.keytab"), [*replies, m.ErrorReply()], nat=nat)
     client = AuksClient([original.server], limits=QUICK)
@@ -181,9 +182,9 @@ async def test_every_verb_against_an_original_server(folder, tgt, nat):
 
 
 async def test_a_record_about_somebody_else_is_refused(folder, tgt):
-    wrong = m.Record.of(GAMES + 1, tgt, m.MAX_CRED)
-    other = m.Record(GAMES, "news@REALM.TEST", tgt.times, tgt.der)
-    rubbish = m.Record(GAMES, tgt.client, tgt.times, b"\x76\x00")
+    wrong = records.Record.of(GAMES + 1, tgt, records.MAX_CRED)
+    other = records.Record(GAMES, "news@REALM.TEST", tgt.times, tgt.der)
+    rubbish = records.Record(GAMES, tgt.client, tgt.times, b"\x76\x00")
     original = Original(str(folder / "auksd.keytab"), [m.GetReply(one) for one in (wrong, other, rubbish)])
     client = AuksClient([original.server], limits=QUICK)
     for _ in range(3):

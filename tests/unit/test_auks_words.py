@@ -13,7 +13,7 @@ from hipercow_slurm.cli import auks, auks_renew, auks_site, auks_status, auks_st
 from hipercow_slurm.errors import AccessError, ConfigError, CredentialError, Error, ProtocolError, UnavailableError
 from hipercow_slurm.krb5 import krbcred
 from hipercow_slurm.values import TicketTimes
-from hipercow_slurm.wire.messages import Record
+from hipercow_slurm.wire.records import Record
 
 ME = os.geteuid()
 SOME_CRED = krbcred.parse(MIT_VECTOR)

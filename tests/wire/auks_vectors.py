@@ -2,8 +2,9 @@
 
 from hipercow_slurm.values import TicketTimes
 from hipercow_slurm.wire import messages as m
+from hipercow_slurm.wire import records
 
-ALICE = m.Record(
+ALICE = records.Record(
     uid=5001,
     principal="alice@EX.ORG",
     times=TicketTimes(starttime=0x65000000, endtime=0x65008CA0, renew_till=0x65093A80),
@@ -18,7 +19,7 @@ ALICE_HEX = (
     + "00000000"
 )
 # Ends after 2038, uid above 2^31, cross-realm, full-size field.
-LATE = m.Record(
+LATE = records.Record(
     uid=0xFFFFFFFE,
     principal="nfs/host.example@EX.ORG",
     times=TicketTimes(starttime=0x7FFFFFFF, endtime=0x80000001, renew_till=0),

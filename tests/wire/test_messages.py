@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from hipercow_slurm.errors import ProtocolError
 from hipercow_slurm.values import KrbCred, TicketTimes
 from hipercow_slurm.wire import messages as m
+from hipercow_slurm.wire import records
 
 BOTH = [(m.decode_request, *pair) for pair in vectors.REQUESTS] + [(m.decode_reply, *pair) for pair in vectors.REPLIES]
 IDS = [f"{type(message).__name__}-{number}" for number, (_, message, _) in enumerate(BOTH)]
@@ -123,7 +124,7 @@ def test_negative_dump_count_is_refused_and_a_huge_one_costs_nothing():
 
 def test_record_of_a_credential():
     cred = KrbCred(b"\x76\0", "alice@EX.ORG", TicketTimes(1, 2, 3), tickets=2)
-    record = m.Record.of(7, cred, 4096)
+    record = records.Record.of(7, cred, 4096)
     assert (record.uid, record.crossrealm, record.addressless, record.times) == (7, True, True, cred.times)
     assert m.decode_reply(m.encode(m.GetReply(record))) == m.GetReply(record)
 

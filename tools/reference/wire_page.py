@@ -7,7 +7,7 @@ import inspect
 import re
 from pathlib import Path
 
-from hipercow_slurm.wire import messages
+from hipercow_slurm.wire import messages, records
 
 README = Path(messages.__file__).with_name("README.md")
 # How a field's type looks in bytes.
@@ -22,13 +22,13 @@ _FORMS = {
 def page() -> str:
     """The page."""
     conversation = README.read_text().split("## A connection\n")[1].split("\nStates of a session")[0].strip()
-    record = [f"| `{field.name}` | {field.type} |" for field in dataclasses.fields(messages.Record)]
+    record = [f"| `{field.name}` | {field.type} |" for field in dataclasses.fields(records.Record)]
     return "\n\n".join(
         [
             "# The wire",
             "What auksd and its clients say to each other: AUKS' own protocol, byte for byte, over TCP port 12345. "
-            f"Numbers are big-endian; times and uids are unsigned. A KRB-CRED is at most {messages.MAX_CRED} bytes, a "
-            f"principal {messages.MAX_PRINCIPAL} characters. Decisions and traps: `src/hipercow_slurm/wire/README.md`.",
+            f"Numbers are big-endian; times and uids are unsigned. A KRB-CRED is at most {records.MAX_CRED} bytes, a "
+            f"principal {records.MAX_PRINCIPAL} characters. Decisions and traps: `src/hipercow_slurm/wire/README.md`.",
             "## A connection",
             conversation,
             "## Requests",
@@ -36,7 +36,7 @@ def page() -> str:
             "## Replies",
             _table(messages.REPLIES),
             "## A record",
-            _paragraph(messages.Record),
+            _paragraph(records.Record),
             "\n".join(["| value | type in Python |", "|---|---|", *record]),
         ]
     )

@@ -12,7 +12,7 @@ from hipercow_slurm.auksd.acl import Role
 from hipercow_slurm.errors import AccessError, CredentialError, RequestError
 from hipercow_slurm.store.base import Entry
 from hipercow_slurm.values import KrbCred
-from hipercow_slurm.wire.messages import MAX_PRINCIPAL
+from hipercow_slurm.wire.records import MAX_PRINCIPAL
 
 
 class Reach(Enum):

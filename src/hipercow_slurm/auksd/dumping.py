@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from hipercow_slurm import log
 from hipercow_slurm.errors import Error
 from hipercow_slurm.store.base import Snapshot, Store
-from hipercow_slurm.wire.messages import MAX_CRED, DumpOut, Record
+from hipercow_slurm.wire.messages import DumpOut
+from hipercow_slurm.wire.records import MAX_CRED, Record
 
 PIECE = 256 * 1024  # bytes made at once
 

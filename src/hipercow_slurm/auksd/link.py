@@ -32,7 +32,7 @@ from enum import IntEnum, auto
 from typing import cast
 
 from hipercow_slurm.errors import InternalError
-from hipercow_slurm.wire.messages import MAX_CRED
+from hipercow_slurm.wire.records import MAX_CRED
 
 _HEAD = struct.Struct(">IBI")
 MAX_PAYLOAD = 1024 * 1024  # a piece of a dump is a quarter of it, and a record

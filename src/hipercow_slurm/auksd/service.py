@@ -22,7 +22,8 @@ from hipercow_slurm.errors import AccessError, Error, InternalError, RequestErro
 from hipercow_slurm.store.base import Entry, ReadsAtOnce, Sealed, Store
 from hipercow_slurm.values import KrbCred
 from hipercow_slurm.wire import messages
-from hipercow_slurm.wire.messages import Record, Reply, Request
+from hipercow_slurm.wire.messages import Reply, Request
+from hipercow_slurm.wire.records import Record
 
 
 class UidOf(Protocol):

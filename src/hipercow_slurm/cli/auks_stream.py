@@ -13,7 +13,7 @@ from typing import BinaryIO
 from hipercow_slurm.errors import ProtocolError
 from hipercow_slurm.krb5 import krbcred
 from hipercow_slurm.values import KrbCred
-from hipercow_slurm.wire.messages import MAX_CRED, Reader, Record
+from hipercow_slurm.wire.records import MAX_CRED, Reader, Record
 
 TYPE = 7
 _LENGTH = struct.Struct("@N")  # size_t

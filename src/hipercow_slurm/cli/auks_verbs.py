@@ -20,7 +20,7 @@ from hipercow_slurm.errors import AccessError, CredentialError, Error, InternalE
 from hipercow_slurm.krb5 import ccache as ccaches
 from hipercow_slurm.krb5 import ccwrite, krbcred, names
 from hipercow_slurm.values import KrbCred
-from hipercow_slurm.wire.messages import Record
+from hipercow_slurm.wire.records import Record
 
 HELPER_S = 60.0
 ROW = "{:<10} {:<34} {:<24} {:<24} {:<24}"

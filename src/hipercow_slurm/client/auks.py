@@ -27,7 +27,8 @@ from hipercow_slurm.client.auks_steps import (
 from hipercow_slurm.krb5 import krbcred
 from hipercow_slurm.values import KrbCred
 from hipercow_slurm.wire import messages
-from hipercow_slurm.wire.messages import Record, Reply, Request
+from hipercow_slurm.wire.messages import Reply, Request
+from hipercow_slurm.wire.records import Record
 
 __all__ = ["AuksClient", "Limits", "Server"]
 

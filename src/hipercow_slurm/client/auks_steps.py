@@ -25,7 +25,7 @@ from hipercow_slurm.errors import AccessError, CredentialError, Error, ProtocolE
 from hipercow_slurm.krb5 import krberror
 from hipercow_slurm.krb5.auth import Initiator, ServiceTicket, service_ticket
 from hipercow_slurm.values import KrbCred
-from hipercow_slurm.wire import messages
+from hipercow_slurm.wire import messages, records
 from hipercow_slurm.wire.frames import MAX_FRAME
 from hipercow_slurm.wire.messages import Reply, Request
 from hipercow_slurm.wire.sendauth import HandshakeError
@@ -322,7 +322,7 @@ def is_error(reply: Reply) -> bool:
     return isinstance(reply, messages.ErrorReply)
 
 
-def check_record(record: messages.Record, uid: int, cred: KrbCred) -> KrbCred:
+def check_record(record: records.Record, uid: int, cred: KrbCred) -> KrbCred:
     """The credential of a GET reply, if the record is about it and about ``uid``.
 
     Raises:
