@@ -7,7 +7,7 @@ import pytest
 
 from hipercow_slurm.api import submissions_db
 from hipercow_slurm.api.jobs import ends_by
-from hipercow_slurm.api.sessions import last_good, nearly_over, renewal_due
+from hipercow_slurm.api.session import last_good, nearly_over, renewal_due
 from hipercow_slurm.api.submitting import fate_of, find
 from hipercow_slurm.api.tickets import Filed, credential, worse
 from hipercow_slurm.slurm.model import Job

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from hipercow_slurm.api import config, last_view, schemas_cluster
 from hipercow_slurm.api.database import Database
-from hipercow_slurm.api.sessions import Session
+from hipercow_slurm.api.session import Session
 from hipercow_slurm.api.slurm_tokens import SlurmTokens
 from hipercow_slurm.errors import UnavailableError
 from hipercow_slurm.slurm.check import ENVIRONMENT_LIMIT, SCRIPT_LIMIT

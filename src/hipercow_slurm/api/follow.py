@@ -21,7 +21,8 @@ import msgspec
 from hipercow_slurm.api import problems
 from hipercow_slurm.api.jobs import Jobs
 from hipercow_slurm.api.output import Outputs, Stream
-from hipercow_slurm.api.sessions import Session, Sessions
+from hipercow_slurm.api.session import Session
+from hipercow_slurm.api.sessions import Sessions
 from hipercow_slurm.errors import Error, UnavailableError
 from hipercow_slurm.slurm.model import Job
 

@@ -12,7 +12,7 @@ import msgspec
 
 from hipercow_slurm.api import submissions_db
 from hipercow_slurm.api.database import Database
-from hipercow_slurm.api.sessions import Session
+from hipercow_slurm.api.session import Session
 from hipercow_slurm.api.submissions_db import Submission
 from hipercow_slurm.errors import UnavailableError
 from hipercow_slurm.slurm import outputs

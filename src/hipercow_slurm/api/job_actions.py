@@ -16,7 +16,7 @@ from hipercow_slurm import log
 from hipercow_slurm.api import config, problems, schemas
 from hipercow_slurm.api.history import History
 from hipercow_slurm.api.jobs import Jobs, waits_for_ticket
-from hipercow_slurm.api.sessions import Session
+from hipercow_slurm.api.session import Session
 from hipercow_slurm.api.slurm_tokens import SlurmTokens
 from hipercow_slurm.api.trail import tell
 from hipercow_slurm.errors import Error, RequestError, SchedulerError

@@ -14,7 +14,7 @@ from hipercow_slurm.api.history import UNKNOWN, History
 from hipercow_slurm.api.job_list import Wanted, page
 from hipercow_slurm.api.partitions import Partitions
 from hipercow_slurm.api.schemas import Credential, JobAnswer, JobBody, JobList, rfc3339
-from hipercow_slurm.api.sessions import Session
+from hipercow_slurm.api.session import Session
 from hipercow_slurm.api.slurm_tokens import SlurmTokens
 from hipercow_slurm.api.submitting import Made, Submitter
 from hipercow_slurm.api.tickets import Filed, Tickets, credential, too_short

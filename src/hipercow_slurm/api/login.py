@@ -30,7 +30,8 @@ from hipercow_slurm.api.metrics import ApiMetrics
 from hipercow_slurm.api.opening import Opener
 from hipercow_slurm.api.password import checked, password_of, wipe
 from hipercow_slurm.api.problems import ThrottledError, not_logged_in
-from hipercow_slurm.api.sessions import Session, Sessions
+from hipercow_slurm.api.session import Session
+from hipercow_slurm.api.sessions import Sessions
 from hipercow_slurm.api.throttle import Charge, LoginThrottle
 from hipercow_slurm.api.throttle_db import Outcome
 from hipercow_slurm.api.trail import Trail

@@ -9,7 +9,8 @@ from hipercow_slurm import log
 from hipercow_slurm.api import schemas
 from hipercow_slurm.api.accounts import Account, Accounts
 from hipercow_slurm.api.metrics import ApiMetrics
-from hipercow_slurm.api.sessions import Session, Sessions
+from hipercow_slurm.api.session import Session
+from hipercow_slurm.api.sessions import Sessions
 from hipercow_slurm.api.tickets import Tickets
 from hipercow_slurm.api.trail import Trail
 from hipercow_slurm.values import KrbCred

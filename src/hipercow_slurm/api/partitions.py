@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from hipercow_slurm import log
-from hipercow_slurm.api.sessions import Session
+from hipercow_slurm.api.session import Session
 from hipercow_slurm.api.slurm_tokens import SlurmTokens
 from hipercow_slurm.errors import Error
 from hipercow_slurm.slurm.model import JobSpec, Partition

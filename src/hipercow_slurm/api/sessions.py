@@ -17,7 +17,6 @@ import secrets
 import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from typing import Any
 
 from hipercow_slurm import log
@@ -25,10 +24,11 @@ from hipercow_slurm.api import sealing, sessions_db
 from hipercow_slurm.api.accounts import Account
 from hipercow_slurm.api.database import Database
 from hipercow_slurm.api.problems import not_logged_in
+from hipercow_slurm.api.session import Session, last_good, nearly_over, renewal_due, spread_of, unsealed
 from hipercow_slurm.api.sessions_db import SessionRecord
-from hipercow_slurm.errors import Error, InternalError, UnavailableError
-from hipercow_slurm.krb5 import krbcred, renewal
-from hipercow_slurm.values import KrbCred, TicketTimes
+from hipercow_slurm.errors import Error, UnavailableError
+from hipercow_slurm.krb5 import renewal
+from hipercow_slurm.values import KrbCred
 
 _TICK_S = 1.0
 _SWEEP_S = 10.0  # how often sessions that were revoked elsewhere are looked for, and what is in memory of them dropped
@@ -36,41 +36,6 @@ _CLAIM_S = 30  # for one renewal; if its process dies, another one may try then
 _ANOTHERS_S = 3.0  # when another process renews: look again
 _RENEW_THREADS = 2
 _RETRY_MAX_S = 60.0
-
-
-@dataclass(slots=True, eq=False)
-class Session:
-    """One open session. Only ``Sessions`` changes it.
-
-    Attributes:
-        cred: the user's ticket; replaced as a whole when renewed.
-        identity: room for whoever turns the ticket into a Slurm token (``slurm_tokens.py``).
-    """
-
-    record: SessionRecord
-    key: bytes = field(repr=False)
-    cred: KrbCred
-    retry_at: float = 0.0
-    failures: int = 0
-    renewing: asyncio.Lock = field(default_factory=asyncio.Lock, repr=False)
-    identity: Any = field(default=None, repr=False)
-    identity_lock: asyncio.Lock = field(default_factory=asyncio.Lock, repr=False)
-
-    @property
-    def session_id(self) -> str:
-        return self.record.session_id
-
-    @property
-    def principal(self) -> str:
-        return self.record.principal
-
-    @property
-    def localname(self) -> str:
-        return self.record.localname
-
-    @property
-    def uid(self) -> int:
-        return self.record.uid
 
 
 class Sessions:
@@ -184,7 +149,7 @@ class Sessions:
             for session in list(self._open.values()):
                 if min(session.record.expires_at, session.cred.times.endtime) <= now:
                     self._open.pop(session.record.token_hash, None)
-                elif renewal_due(session.cred.times, now, spread=_spread(session)) and now >= session.retry_at:
+                elif renewal_due(session.cred.times, now, spread=spread_of(session)) and now >= session.retry_at:
                     self._start(self._renew_or_log(session))
             await asyncio.sleep(_TICK_S)
 
@@ -214,7 +179,7 @@ class Sessions:
         if record is None or bits is None:
             raise not_logged_in("there is no such session (any more)")
         key = sealing.derive_key(bits, record.session_id)
-        return self._open.setdefault(token_hash, Session(record, key, _opened(key, record)))
+        return self._open.setdefault(token_hash, Session(record, key, unsealed(key, record)))
 
     async def _keep(
         self, session: Session, cred: KrbCred, *, expires_at: int, generation: int = sessions_db.LAST
@@ -235,7 +200,7 @@ class Sessions:
         if record is None:
             self._open.pop(session.record.token_hash, None)
         elif session.record.generation < record.generation:
-            session.cred, session.record, session.failures = _opened(session.key, record), record, 0
+            session.cred, session.record, session.failures = unsealed(session.key, record), record, 0
 
     async def _sweep(self) -> None:
         """Drop what is in memory of sessions that were revoked through another process."""
@@ -286,7 +251,7 @@ class Sessions:
     async def _renew(self, session: Session) -> None:
         """Renew the ticket and seal it again, unless another task or process just did, or does."""
         async with session.renewing:
-            due = renewal_due(session.cred.times, time.time(), spread=_spread(session))
+            due = renewal_due(session.cred.times, time.time(), spread=spread_of(session))
             if not due or not await self._claim(session):
                 return
             loop = asyncio.get_running_loop()
@@ -313,34 +278,3 @@ class Sessions:
                 raise
             return True  # renewed twice rather than not at all
         return False
-
-
-def _opened(key: bytes, record: SessionRecord) -> KrbCred:
-    """The sealed ticket of a row."""
-    der = sealing.unseal(key, record.sealed, session_id=record.session_id, principal=record.principal)
-    cred = krbcred.parse(der)
-    if cred.client != record.principal:
-        raise InternalError(f"session {record.session_id} holds a ticket of someone else")
-    return cred
-
-
-def last_good(times: TicketTimes) -> int:
-    """The last second this ticket can be kept good: renew_till, or endtime if it cannot be renewed."""
-    return max(times.endtime, times.renew_till)
-
-
-def renewal_due(times: TicketTimes, now: float, *, spread: float) -> bool:
-    """True from half of the ticket's life on, ``spread`` (0 to 1) up to a tenth of it earlier; never if useless."""
-    life = times.endtime - times.starttime
-    due = times.starttime + life * (0.5 - 0.1 * spread)
-    return times.renew_till > times.endtime > now >= due
-
-
-def nearly_over(times: TicketTimes, now: float) -> bool:
-    """Less than a quarter of the life is left and it can be renewed: do not wait for the background."""
-    return times.renew_till > times.endtime and times.endtime - now < (times.endtime - times.starttime) / 4
-
-
-def _spread(session: Session) -> float:
-    """0 to 1, fixed per session: sessions opened together are not renewed together."""
-    return int(session.session_id[:4], 16) / 0xFFFF

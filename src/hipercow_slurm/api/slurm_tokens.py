@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 from hipercow_slurm import log
-from hipercow_slurm.api.sessions import Session
+from hipercow_slurm.api.session import Session
 from hipercow_slurm.errors import AccessError, Error
 from hipercow_slurm.signer.client import SignerClient
 from hipercow_slurm.slurm.rest import Identity

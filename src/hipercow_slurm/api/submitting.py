@@ -31,7 +31,7 @@ from hipercow_slurm.api.job_spec import Planned, plan
 from hipercow_slurm.api.partitions import Partitions, default_limit
 from hipercow_slurm.api.problems import current_request_id
 from hipercow_slurm.api.schemas import JobBody, rfc3339
-from hipercow_slurm.api.sessions import Session, last_good
+from hipercow_slurm.api.session import Session, last_good
 from hipercow_slurm.api.slurm_tokens import SlurmTokens
 from hipercow_slurm.api.submissions_db import Submission
 from hipercow_slurm.api.tickets import Tickets, too_short

@@ -15,7 +15,7 @@ from typing import Literal
 
 from hipercow_slurm import log
 from hipercow_slurm.api.schemas import Credential, rfc3339
-from hipercow_slurm.api.sessions import Session, last_good
+from hipercow_slurm.api.session import Session, last_good
 from hipercow_slurm.client.auks import AuksClient
 from hipercow_slurm.errors import CredentialError, Error, UnavailableError
 from hipercow_slurm.values import KrbCred, TicketTimes

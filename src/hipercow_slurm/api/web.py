@@ -13,7 +13,7 @@ from starlette.types import Scope
 from hipercow_slurm.api import schemas
 from hipercow_slurm.api.problems import not_logged_in
 from hipercow_slurm.api.services import Services
-from hipercow_slurm.api.sessions import Session
+from hipercow_slurm.api.session import Session
 from hipercow_slurm.errors import RequestError
 
 Handler = Callable[[Services, Request], Awaitable[Response]]
