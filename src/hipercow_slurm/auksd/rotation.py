@@ -18,7 +18,7 @@ from hipercow_slurm.store import keyfile
 from hipercow_slurm.store.base import Store
 from hipercow_slurm.store.choose import is_postgres, open_store
 from hipercow_slurm.store.envelope import Keys, read_key_file
-from hipercow_slurm.store.sqlite import key_use
+from hipercow_slurm.store.sqlite_file import key_use
 
 GROUP = 256
 LOOK_S = 0.2

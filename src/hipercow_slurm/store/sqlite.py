@@ -4,13 +4,12 @@ Rule 1: only the writer thread (``writer.py``) changes the database.
 Rule 2: reads happen on the caller's thread (about 10 us) on a connection of their own; WAL readers wait for nobody.
 Rule 3: what was read or stored lately is remembered (``recent.py``), by the event loop alone: it learns of a change
 before whoever asked for it does, and until then what was there before is as good an answer.
-Rule 4: one process per file, held by a lock that dies with the process.
+Rule 4: one process per file, held by a lock that dies with the process (``sqlite_file.py``).
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,7 +17,8 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from hipercow_slurm.errors import ConfigError, InternalError
+from hipercow_slurm.errors import InternalError
+from hipercow_slurm.store import sqlite_file
 from hipercow_slurm.store.base import Entry, KeyUse, Put, PutRule, RemoveRule, Sealed, Snapshot
 from hipercow_slurm.store.envelope import Box, Keys
 from hipercow_slurm.store.recent import Opened, Recent
@@ -26,26 +26,6 @@ from hipercow_slurm.store.record import SealedRow, check_keys, columns, entry_of
 from hipercow_slurm.store.writer import GroupWriter, unavailable
 from hipercow_slurm.values import KrbCred
 
-SCHEMA_VERSION = 2  # 2: with the tables of keys
-BUSY_TIMEOUT_S = 10.0  # somebody's sqlite3 shell on the file
-
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS credential (
-    uid INTEGER PRIMARY KEY,
-    principal TEXT NOT NULL,
-    starttime INTEGER NOT NULL,
-    endtime INTEGER NOT NULL,
-    renew_till INTEGER NOT NULL,
-    tickets INTEGER NOT NULL,
-    addressless INTEGER NOT NULL,
-    key_id TEXT NOT NULL,
-    wrapped BLOB NOT NULL,
-    sealed BLOB NOT NULL
-) STRICT
-"""
-# Keys that seal or have sealed; a key that only waits in the key file for its turn is in neither.
-_USED = "CREATE TABLE IF NOT EXISTS store_key (key_id TEXT PRIMARY KEY) STRICT"
-_RETIRED = "CREATE TABLE IF NOT EXISTS retired_key (key_id TEXT PRIMARY KEY) STRICT"
 _USE_KEY = "INSERT OR IGNORE INTO store_key VALUES (?)"
 # Columns always in the table's order: the first seven are the Entry, the other three the Box.
 _BY_UID = "SELECT * FROM credential WHERE uid = ?"
@@ -60,7 +40,6 @@ _REPLACE = "INSERT OR REPLACE INTO credential VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?,
 _DELETE = "DELETE FROM credential WHERE uid = ?"
 _OTHER_KEYS = "SELECT * FROM credential WHERE key_id <> ? LIMIT ?"
 _REWRAP = "UPDATE credential SET key_id = ?, wrapped = ? WHERE uid = ?"
-_RECORDS = "SELECT key_id, count(*) FROM credential GROUP BY key_id"
 
 
 class SqliteStore:
@@ -74,16 +53,16 @@ class SqliteStore:
     def __init__(self, path: Path, keys: Keys) -> None:
         self._path = path
         self._keys = keys
-        self._lock = _lock(path)
+        self._lock = sqlite_file.lock(path)
         try:
-            self._db = _open(path)
-            check_keys(str(path), _key_use(self._db), keys)
+            self._db = sqlite_file.opened(path)
+            check_keys(str(path), sqlite_file.keys_of(self._db), keys)
             self._db.execute("INSERT OR IGNORE INTO store_key SELECT DISTINCT key_id FROM credential")
             self._db.execute(_USE_KEY, (keys.active,))
         except BaseException:
             os.close(self._lock)
             raise
-        self._read = _connect(path)
+        self._read = sqlite_file.connect(path)
         self._writer = GroupWriter(self._db)
         self._recent = Recent()
 
@@ -172,7 +151,7 @@ class SqliteStore:
         """See ``Store``."""
 
         def work(db: sqlite3.Connection) -> None:
-            check_keys(str(self._path), _key_use(db), keys)
+            check_keys(str(self._path), sqlite_file.keys_of(db), keys)
             db.execute(_USE_KEY, (keys.active,))
             self._keys = keys  # on the writer's thread: no record is being sealed
 
@@ -198,7 +177,7 @@ class SqliteStore:
         """See ``Store``."""
 
         def work(db: sqlite3.Connection) -> bool:
-            use = _key_use(db)
+            use = sqlite_file.keys_of(db)
             if key_id == self._keys.active or key_id in use.records or key_id not in use.known | use.retired:
                 return False
             db.execute("INSERT OR IGNORE INTO retired_key VALUES (?)", (key_id,))
@@ -211,7 +190,7 @@ class SqliteStore:
     async def key_use(self) -> KeyUse:
         """See ``Store``."""
         try:
-            use = _key_use(self._read)
+            use = sqlite_file.keys_of(self._read)
         except sqlite3.Error as error:
             raise unavailable(error) from error
         return KeyUse(use.records, use.retired, frozenset({self._keys.active}), use.known)
@@ -243,7 +222,7 @@ class _Snapshot:
     def __init__(self, path: Path, sealed: Callable[[Any], Sealed]) -> None:
         self._sealed = sealed
         try:
-            self._db = _connect(path)
+            self._db = sqlite_file.connect(path)
             self._db.execute("BEGIN")  # the moment is that of the first read
         except sqlite3.Error as error:
             raise unavailable(error) from error
@@ -257,77 +236,6 @@ class _Snapshot:
 
     def close(self) -> None:
         self._db.close()
-
-
-def key_use(path: Path) -> KeyUse:
-    """What ``SqliteStore.key_use`` says, for another process than the one that has the store; ``sealing`` is empty.
-
-    Raises:
-        UnavailableError: ``store-failed``: there is no such database.
-    """
-    try:
-        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=BUSY_TIMEOUT_S)) as db:
-            return _key_use(db)
-    except sqlite3.Error as error:
-        raise unavailable(error) from error
-
-
-def _key_use(db: sqlite3.Connection) -> KeyUse:
-    retired = frozenset(row[0] for row in db.execute("SELECT key_id FROM retired_key"))
-    used = frozenset(row[0] for row in db.execute("SELECT key_id FROM store_key"))
-    records = dict(db.execute(_RECORDS).fetchall())
-    return KeyUse(records, retired, frozenset(), used | frozenset(records))
-
-
-def _lock(path: Path) -> int:
-    """Lock ``path``.lock for the life of this process."""
-    try:
-        handle = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        raise ConfigError(f"cannot use the store {path}: {error}", code="store-unusable") from error
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        os.close(handle)
-        raise ConfigError(f"the store {path} is in use by another process", code="store-unusable") from error
-    return handle
-
-
-def _open(path: Path) -> sqlite3.Connection:
-    """The writer's connection; makes file and table when missing."""
-    try:
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-        db = _connect(path)
-        version = db.execute("PRAGMA user_version").fetchone()[0]
-        if not 0 <= version <= SCHEMA_VERSION:
-            raise ConfigError(
-                f"{path} has schema {version}, this program knows {SCHEMA_VERSION}", code="store-unusable"
-            )
-        db.execute("PRAGMA journal_mode = WAL")
-        db.execute("PRAGMA synchronous = FULL")
-        db.execute("PRAGMA secure_delete = ON")
-        db.execute(_SCHEMA)
-        db.execute(_USED)
-        db.execute(_RETIRED)
-        db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
-        _sync_directory(path.parent)
-    except (OSError, sqlite3.Error) as error:
-        raise ConfigError(f"cannot use the store {path}: {error}", code="store-unusable") from error
-    return db
-
-
-def _connect(path: Path) -> sqlite3.Connection:
-    # Each connection is used by one thread at a time, the writer's after having been opened by the main one.
-    return sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=BUSY_TIMEOUT_S)
-
-
-def _sync_directory(path: Path) -> None:
-    """SQLite syncs the file; the new file's name is ours to sync."""
-    handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _one_entry(db: sqlite3.Connection, uid: int) -> Entry | None:
