@@ -90,7 +90,7 @@ async def put(store, uid, cred):
     return (await store.put(uid, cred, lambda old, new: True)).entry
 
 
-async def until(condition, seconds=5.0):
+async def until(condition, seconds=30.0):
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "did not come true in time"
