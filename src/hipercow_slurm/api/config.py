@@ -230,7 +230,7 @@ class Limits(Table, frozen=True):
     answer_s: float = 60.0
     idle_s: float = 65.0
     connections: Annotated[int, msgspec.Meta(ge=1)] = 1000
-    connections_per_address: Annotated[int, msgspec.Meta(ge=1)] = 200
+    connections_per_address: Annotated[int, msgspec.Meta(ge=1)] = 600
     followers: int = 100
     followers_per_user: Annotated[int, msgspec.Meta(ge=1)] = 20
     file_bytes: int = 32 * 1024 * 1024
