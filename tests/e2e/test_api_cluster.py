@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -35,6 +36,24 @@ def test_partitions_nodes_load_and_limits(alice: Person) -> None:
     cluster = alice.ask("GET", "/v1/cluster").json
     assert cluster["cpus"]["total"] == cluster["cpus"]["usable"] == 8 and cluster["limits"]["time_min"] is None
     assert cluster["limits"]["script_bytes"] == 3 * 2**20 and cluster["partitions"] == ["main"]
+
+
+def test_a_nodes_gpus_and_who_has_them_are_shown(alice: Person) -> None:
+    """Would have caught: GPUs nowhere in the list of nodes, or busy ones shown as free."""
+    job_id = alice.submit("sleep 60\n", gpus="a100:1").json["job_id"]
+
+    def used() -> list[tuple[str, str]] | None:
+        nodes = alice.ask("GET", "/v1/nodes").json["nodes"]
+        seen = [(node["gres"], re.sub(r"\(IDX:[^)]*\)", "", node["gres_used"])) for node in nodes]
+        return seen if "gpu:a100:1" in seen[0][1] else None
+
+    try:
+        shown = eventually("a GPU is in use", used, within_s=20)
+    finally:
+        alice.ask("DELETE", f"/v1/jobs/{job_id}")
+    assert [sorted(had.split(",")) for had, _ in shown] == [["gpu:a100:2", "tile:2"], ["tile:2"]], shown
+    busy = [[one for one in now.split(",") if not one.endswith(":0")] for _, now in shown]
+    assert busy == [["gpu:a100:1"], []], shown
 
 
 def test_drivers_are_told_which_share_is_which_folder(sandbox: Sandbox, alice: Person) -> None:

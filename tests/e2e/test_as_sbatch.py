@@ -38,6 +38,12 @@ SCRIPTS = {
     "input from nowhere": "#SBATCH -i none\n",
     "after a command": "true\n#SBATCH --time=5\n",
     "not quite the word": " #SBATCH --time=5\n##SBATCH --time=5\n# SBATCH --time=5\n#sbatch --time=5\n",
+    "GPUs of any kind": "#SBATCH -G1\n",
+    "GPUs of a kind": "#SBATCH --gpus=a100:2\n",
+    "GPUs on a node": "#SBATCH -N1 --gpus-per-node=a100:1\n",
+    "GPUs of a task": "#SBATCH -n2 -c2 --gpus-per-task=1\n",
+    "tasks for so many GPUs": "#SBATCH -G4 --gpus-per-task=2\n",
+    "GPUs among other resources": "#SBATCH --gres=gpu:a100:1,tile:1\n",
     "most of the rest": "#SBATCH -t 1:30 -N2 -n3 -c1 --mem-per-cpu=1500K -L sandbox:2 -w c[1-2] --gres=tile:1\n"
     "#SBATCH -d singleton --no-requeue --exclusive=user --nice --mail-type=ALL --mail-user=x@y -a 0-10:5,20%3\n",
 }
@@ -106,3 +112,35 @@ def test_a_running_job_is_told_what_sbatch_tells_it(sandbox: Sandbox, alice: Per
         said[job_id] = set(alice.ask("GET", f"/v1/jobs/{job_id}/output").text.splitlines())
     assert {"SLURM_CPUS_PER_TASK=2", "SLURM_SUBMIT_DIR=/home/alice", "BB=2"} <= said[theirs], said
     assert said[theirs] == said[ours], said[theirs] ^ said[ours]
+
+
+GPUS = {
+    "--gpus=1": {"gpus": "1"},
+    "--gpus=a100:2": {"gpus": "a100:2"},
+    "--gpus-per-node=a100:1": {"gpus_per_node": "a100:1"},
+    "--gpus-per-task=1 -n2": {"gpus_per_task": "1", "tasks": 2},
+    "--gres=gpu:1,tile:1": {"gres": "gpu:1,tile:1"},
+}
+# Which of the two GPUs a job gets depends on the job beside it.
+WHICH_GPU = re.compile(r"^((?:CUDA_.*|GPU_.*|SLURM_JOB_GPUS)=|a task: )[01]$")
+
+
+@pytest.mark.parametrize(
+    "option", [pytest.param(one, marks=() if "task" in one else pytest.mark.slow, id=one.split("=")[0]) for one in GPUS]
+)
+def test_a_job_gets_the_gpus_that_sbatch_would_get_it(sandbox: Sandbox, alice: Person, option: str) -> None:
+    """Would have caught: each of two tasks with both GPUs, as nobody said that it has one of them; SLURM_GPUS unset."""
+    script = (
+        "#!/bin/bash\n#SBATCH -t 1\nenv | grep -E '^(CUDA_|GPU_|SLURM_(GPU|JOB_GPU|TRES))'\n"
+        "scontrol show job $SLURM_JOB_ID | grep -E ' Tres(Per|Bind)'\n"
+        "srun --quiet bash -c 'echo a task: $CUDA_VISIBLE_DEVICES'\n"
+    )
+    ids = [by_sbatch(sandbox, script, *option.split())]
+    ids.append(alice.ask("POST", "/v1/jobs", json={"script": script, **GPUS[option]}).json["job_id"])
+    said = []
+    for job_id in ids:
+        assert job_id is not None and alice.ended(job_id)["state"] == "COMPLETED"
+        lines = alice.ask("GET", f"/v1/jobs/{job_id}/output").text.splitlines()
+        said.append(sorted(WHICH_GPU.sub(r"\1one", line) for line in lines))
+    assert any(line.startswith("CUDA_VISIBLE_DEVICES=") for line in said[0]), said
+    assert said[0] == said[1], f"sbatch's, ours: {said}"

@@ -184,15 +184,19 @@ def test_a_nodelist_cannot_end_slurmrestd(sandbox: Sandbox, alice: Person) -> No
 @pytest.mark.parametrize(
     ("field", "words"),
     [
-        ({"gpus": "2"}, "node configuration"),
+        ({"gpus": "3"}, "node configuration"),
+        ({"gpus": "v100:1"}, "node configuration"),
+        ({"gpus_per_node": "1", "nodes": 2}, "node configuration"),
+        ({"gpus_per_task": "1", "tasks": 3}, "node configuration"),
+        ({"gres": "gpu:3"}, "node configuration"),
         ({"licenses": "nosuch:1"}, "license"),
         ({"reservation": "nosuch"}, "reservation"),
         ({"constraint": "nosuch"}, "feature"),
     ],
-    ids=["gpus", "licenses", "reservation", "constraint"],
+    ids=["gpus", "kind-of-gpus", "gpus-per-node", "gpus-per-task", "gres", "licenses", "reservation", "constraint"],
 )
 def test_slurms_refusal_of_a_field_reaches_the_user_in_its_own_words(
-    alice: Person, field: dict[str, str], words: str
+    alice: Person, field: dict[str, Any], words: str
 ) -> None:
     answer = alice.submit("true\n", **field)
     assert answer.status == 422 and words in answer.json["detail"].lower(), answer

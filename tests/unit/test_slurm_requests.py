@@ -137,6 +137,21 @@ def test_the_rarer_fields_of_the_data_parsers() -> None:
     assert {key: sent[key] for key in wanted} == wanted
 
 
+def test_what_sbatch_says_of_gpus_and_slurmrestd_does_not() -> None:
+    """Would have caught: jobs that no step of theirs knew to have GPUs for each task (measured: test_as_sbatch.py)."""
+    spec = msgspec.structs.replace(SPEC, gpus="4", gpus_per_node="a100:2", gpus_per_task="a100:1,h100", cpus_per_task=3)
+    told = {"SLURM_GPUS": "4", "SLURM_GPUS_PER_NODE": "a100:2"}
+    sent = old(spec)
+    assert (sent["gpus"], sent["gpus_per_node"], sent["gpus_per_task"]) == ("4", "a100:2", "a100:1,h100")
+    assert sent["environment"].items() >= (told | {"SLURM_GPUS_PER_TASK": "a100:1,h100"}).items()
+    sent = new(spec)
+    share, bound = "cpu=3,gres/gpu:a100=1,gres/gpu:h100=1", "gres/gpu:per_task:2"
+    assert (sent["tres_per_task"], sent["tres_bind"], sent["tasks"]) == (share, bound, 2)
+    told |= {"SLURM_TRES_PER_TASK": share, "SLURM_TRES_BIND": bound}
+    assert {f"{name}={value}" for name, value in told.items()} <= set(sent["environment"])
+    assert new(msgspec.structs.replace(spec, tasks=7))["tasks"] == 7
+
+
 @pytest.mark.parametrize(
     ("change", "sent"),
     [

@@ -7,6 +7,7 @@ an unknown field is ignored with a warning, so nothing that matters may be missp
 
 from __future__ import annotations
 
+import re
 import time
 from typing import Any, ClassVar
 
@@ -56,16 +57,18 @@ class DataParser(Family):
 
     def submit_body(self, spec: JobSpec, localname: str) -> bytes:
         check(spec)
+        of_task, bound = _of_task(spec)
+        told = {} if of_task is None or bound is None else {"SLURM_TRES_PER_TASK": of_task, "SLURM_TRES_BIND": bound}
         job: dict[str, Any] = {
             "script": spec.script,
             "name": spec.name or "job",
             "current_working_directory": spec.working_directory,
-            "environment": [f"{name}={value}" for name, value in environment(spec, localname).items()],
+            "environment": [f"{name}={value}" for name, value in environment(spec, localname, told).items()],
             "partition": spec.partition,
             "account": spec.account,
             "qos": spec.qos,
             "nodes": None if spec.nodes is None else str(spec.nodes),
-            "tasks": spec.tasks,
+            "tasks": _tasks(spec),
             "cpus_per_task": spec.cpus_per_task,
             "memory_per_node": _number(spec.memory_mb),
             "time_limit": _number(spec.time_limit_min),
@@ -78,7 +81,8 @@ class DataParser(Family):
             "memory_per_cpu": _number(spec.memory_per_cpu_mb),
             "tres_per_job": _gpus(spec.gpus),
             "tres_per_node": ",".join(filter(None, (_gres(spec.gres), _gpus(spec.gpus_per_node)))) or None,
-            "tres_per_task": _gpus(spec.gpus_per_task),
+            "tres_per_task": of_task,
+            "tres_bind": bound,
             "licenses": spec.licenses,
             "constraints": spec.constraint,
             "required_nodes": None if spec.nodelist is None else [spec.nodelist],
@@ -115,6 +119,30 @@ def _number(value: int | None) -> dict[str, Any] | None:
 
 def _gpus(what: str | None) -> str | None:
     return None if what is None else ",".join(f"gres/gpu:{one}" for one in what.split(","))
+
+
+def _of_task(spec: JobSpec) -> tuple[str | None, str | None]:
+    """A task's share as sbatch of these versions writes it, and that each sees its own GPUs only, which it implies."""
+    if spec.gpus_per_task is None:
+        return None, None
+    kinds = _counted(spec.gpus_per_task)
+    parts = [] if spec.cpus_per_task is None else [f"cpu={spec.cpus_per_task}"]
+    parts += [f"gres/gpu:{kind}={count}" if kind else f"gres/gpu={count}" for kind, count in kinds]
+    return ",".join(parts), f"gres/gpu:per_task:{sum(count for _, count in kinds)}"
+
+
+def _tasks(spec: JobSpec) -> int | None:
+    """As many as there are GPUs for, where nobody says: sbatch counts them too."""
+    if spec.tasks is not None or spec.gpus is None or spec.gpus_per_task is None:
+        return spec.tasks
+    gpus, of_each = (sum(count for _, count in _counted(what)) for what in (spec.gpus, spec.gpus_per_task))
+    return max(1, gpus // max(1, of_each))
+
+
+def _counted(gpus: str) -> list[tuple[str, int]]:
+    """``2`` or ``a100:2,h100`` as kinds, "" for any, and how many of each."""
+    found = [re.fullmatch(r"(?:(.*):)?([0-9]{1,9})", one) for one in gpus.split(",")]
+    return [(one[1] or "", int(one[2])) if one else (kind, 1) for one, kind in zip(found, gpus.split(","), strict=True)]
 
 
 def _gres(what: str | None) -> str | None:

@@ -37,10 +37,11 @@ class V0038(Family):
 
     def submit_body(self, spec: JobSpec, localname: str) -> bytes:
         check(spec)
+        of_task = {} if spec.gpus_per_task is None else {"SLURM_GPUS_PER_TASK": spec.gpus_per_task}
         job: dict[str, Any] = {
             "name": spec.name or "job",  # without one, Slurm shows "(null)"
             "current_working_directory": spec.working_directory,
-            "environment": environment(spec, localname),
+            "environment": environment(spec, localname, of_task),
             "partition": spec.partition,
             "account": spec.account,
             "qos": spec.qos,

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import pwd
+import stat
 from pathlib import Path
 
 from hipercow_slurm.testing.sandbox import accounting, layout, packages
@@ -66,13 +67,23 @@ _NO_CGROUP_CONF = "CgroupPlugin=disabled\n"  # known since 23.11
 
 _NODE = (
     "NodeName={node} NodeHostname={node} NodeAddr={address} Port={port} "
-    "CPUs=4 Sockets=1 CoresPerSocket=4 ThreadsPerCore=1 RealMemory=8000 Gres=tile:2 State=UNKNOWN\n"
+    "CPUs=4 Sockets=1 CoresPerSocket=4 ThreadsPerCore=1 RealMemory=8000 Gres={gres} State=UNKNOWN\n"
 )
+
+# A tile has no device: enough to be asked for and counted. A GPU must have a file, and Slurm looks no closer at it:
+# those of the first node are twins of /dev/null, so that jobs with GPUs run on any machine.
+_GRES_CONF = "Name=tile Count=2\n"
+_GPUS_CONF = "NodeName={node} Name=gpu Type=a100 File=/etc/slurm/gpu[0-1]\n"
 
 
 def port_of(node: str, options: Options) -> int:
     """Nodes share one address, so each slurmd has a port of its own."""
     return layout.SLURMD_PORT + options.compute.index(node)
+
+
+def _gres(node: str, options: Options) -> str:
+    """What a node has beside CPUs and memory; a node with a kernel of its own has no GPU."""
+    return "tile:2,gpu:a100:2" if node in options.nodes[:1] else "tile:2"
 
 
 def rest_arguments(options: Options) -> tuple[str, ...]:
@@ -89,7 +100,7 @@ def write_config(tree: Tree, options: Options) -> None:
     """slurm.conf and its companions on Slurm's hosts, and the folders Slurm and munge write to."""
     common = _COMMON.format(address=options.addresses[layout.HEAD])
     nodes = "".join(
-        _NODE.format(node=node, address=options.addresses[node], port=port_of(node, options))
+        _NODE.format(node=node, address=options.addresses[node], port=port_of(node, options), gres=_gres(node, options))
         for node in options.compute
     )
     partition = f"PartitionName=main Nodes={','.join(options.compute)} Default=YES MaxTime=INFINITE State=UP\n"
@@ -100,8 +111,8 @@ def write_config(tree: Tree, options: Options) -> None:
         jwks = packages.JWKS if options.packages else JWKS
         text = common + _SLURM_CONF.replace("@JWKS@", jwks) + nodes + partition
         (etc / "slurm.conf").write_text(accounting.slurm_conf(text) if options.accounting else text)
-        # A resource without a device: enough to be asked for and counted. (A GPU must have a device file.)
-        (etc / "gres.conf").write_text("Name=tile Count=2\n")
+        gpus = "".join(_GPUS_CONF.format(node=node) for node in options.nodes[:1])
+        (etc / "gres.conf").write_text(_GRES_CONF + gpus)
         (etc / "cgroup.conf").write_text(_NO_CGROUP_CONF if options.slurm else _CGROUP_CONF)
         (etc / "plugstack.conf").write_text(
             "include /etc/slurm/plugstack.conf.d/*.conf\n"
@@ -112,6 +123,9 @@ def write_config(tree: Tree, options: Options) -> None:
             _own(tree.var(host) / part, slurm.pw_uid, slurm.pw_gid, 0o755)
     for node in options.compute:
         _own(tree.var(node) / "spool/slurmd", 0, 0, 0o755)
+    for node in options.nodes[:1]:
+        for gpu in ("gpu0", "gpu1"):
+            os.mknod(tree.etc(node) / "slurm" / gpu, stat.S_IFCHR | 0o666, os.makedev(1, 3))
     head = layout.HEAD
     _own(tree.var(head) / "lib/slurm/slurmctld", slurm.pw_uid, slurm.pw_gid, 0o700)
     # slurmrestd carries users' tokens to slurmctld; with a configuration of its own it needs no munge and no key.
