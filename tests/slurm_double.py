@@ -29,6 +29,7 @@ class SlurmDouble:
         mute: the list of jobs is refused as by a slurmctld that is down.
         hidden: jobs are not listed while true (slurmctld is slow to show them).
         tokens: every token seen.
+        slow_s: each submission takes so long.
         hold: while set, a submission is never answered; ``hold_before_taking``: nor taken. ``held``: one is.
     """
 
@@ -42,6 +43,7 @@ class SlurmDouble:
         self.hidden = False
         self.mute = False
         self.refuse: tuple[int, str] | None = None
+        self.slow_s = 0.0
         self.hold = False
         self.hold_before_taking = False
         self.held = False
@@ -89,6 +91,7 @@ class SlurmDouble:
     async def _submit(self, request: web.Request) -> web.Response:
         user = self._who(request)
         body = await request.json()
+        await asyncio.sleep(self.slow_s)
         if self.refuse:
             number, words = self.refuse
             return web.json_response({"errors": [{"error": words, "error_code": number}]}, status=500)

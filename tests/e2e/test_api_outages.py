@@ -83,3 +83,42 @@ def test_a_submission_to_a_slurm_that_hangs_ends_in_time_and_is_one_job(
     made = eventually("the job", again, within_s=90)
     listed = alice.ask("GET", f"/v1/jobs?name=hanging-{name}").json["jobs"]
     assert [job["job_id"] for job in listed] == [made.json["job_id"]], listed
+
+
+@contextmanager
+def stopped(sandbox: Sandbox, name: str) -> Iterator[None]:
+    sandbox.service(name).stop()
+    try:
+        yield
+    finally:
+        sandbox.service(name).start()
+
+
+@pytest.mark.parametrize("away", [hanging, stopped])
+def test_without_slurmctld_nobody_waits_for_long(sandbox: Sandbox, alice: Person, away: Any) -> None:
+    """Would have caught: 15 s for GET /v1/jobs/ID, each time, as slurmrestd itself waits 9 to 20 s for slurmctld; a
+    bulk submission that takes 3 s for each of its jobs; and no answer for a job of which we have seen the end."""
+    made = eventually("a job", lambda: (one := alice.submit("true\n")).status == 201 and one, within_s=60)
+    over = alice.ended(made.json["job_id"])
+    paths = (f"/v1/jobs/{over['job_id']}", "/v1/jobs", "/v1/partitions", "/v1/nodes", "/v1/cluster")
+
+    def timed(method: str, path: str, **more: Any) -> tuple[Answer, float]:
+        begin = time.monotonic()
+        return alice.ask(method, path, **more), time.monotonic() - begin
+
+    with away(sandbox, "slurmctld"):
+        found = [timed("GET", path) for path in paths]
+        for _ in range(4):  # there are two processes; by now both know
+            found.append(timed("GET", "/v1/jobs"))
+        bulk, bulk_s = timed("POST", "/v1/jobs:bulk", json={"jobs": [{"script": "#!/bin/sh\n"}] * 100})
+        last = [timed("GET", path) for path in paths]
+    assert max(took for _, took in found) < 8, found
+    assert max(took for _, took in last) < 3, last
+    assert bulk_s < 10 and {row["problem"]["code"] for row in bulk.json["results"]} == {"scheduler-unreachable"}, bulk
+    for answers in (found[: len(paths)], last):
+        (kept, _), *others = answers
+        assert kept.status == 200 and kept.json["state"] == over["state"], kept
+        assert {(one.status, one.json["code"]) for one, _ in others} == {(503, "scheduler-unreachable")}, others
+    begin = time.monotonic()
+    eventually("lists again", lambda: alice.ask("GET", "/v1/jobs").status == 200, within_s=60)
+    assert time.monotonic() - begin < 10, "a slurmctld that is back is found to be"

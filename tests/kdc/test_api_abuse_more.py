@@ -4,6 +4,7 @@ import contextlib
 import socket
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -196,3 +197,32 @@ def test_an_address_that_opens_connections_and_says_nothing_keeps_out_only_itsel
                     break
             assert time.monotonic() < end, "handshakes that never end keep their places"
             time.sleep(0.1)
+
+
+def test_a_user_who_sends_a_hundred_requests_at_once_is_served_and_so_are_others(box, alice):
+    """Would have caught: bob's submission at the end of a line of hundreds of alice's, until it was too late for it
+    ([slurm] timeout_s is 2 here): 503 for bob, and for most of alice's."""
+    jobs = {"jobs": [{"script": "#!/bin/sh\n", "time_limit_min": 1}] * 5}
+    limits, headers = httpx.Limits(max_connections=100), alice.headers
+    with (
+        httpx.Client(base_url=box.url, verify=box.certificate.client(), limits=limits, timeout=60) as crowd,
+        box.as_user("bob") as bob,
+        ThreadPoolExecutor(100) as threads,
+    ):
+        assert bob.post("/v1/jobs", json=jobs["jobs"][0]).status_code == 201
+        box.slurm.slow_s = 0.25
+        try:
+            asked = [threads.submit(crowd.post, "/v1/jobs:bulk", json=jobs, headers=headers) for _ in range(100)]
+            time.sleep(1)
+            took = []
+            for _ in range(5):
+                begin = time.monotonic()
+                assert bob.post("/v1/jobs", json=jobs["jobs"][0]).status_code == 201
+                took.append(time.monotonic() - begin)
+            answers = [one.result() for one in asked]
+        finally:
+            box.slurm.slow_s = 0.0
+    assert sorted(took)[2] < 1.1, took
+    assert {answer.status_code for answer in answers} == {200}, [answer.text for answer in answers]
+    each = [row["status"] for answer in answers for row in answer.json()["results"]]
+    assert each == [201] * 500, f"{500 - each.count(201)} of alice's were given up"

@@ -54,7 +54,9 @@ def test_what_cannot_be_meant_is_refused(tmp_path: Path, more: str, complaint: s
     assert complaint in str(caught.value), str(caught.value)
 
 
-@pytest.mark.parametrize(("processes", "connections", "good"), [(7, 17, True), (8, 16, False), (1, 0, False)])
+@pytest.mark.parametrize(
+    ("processes", "connections", "good"), [(7, 16, True), (4, 30, True), (4, 31, False), (8, 16, False), (1, 0, False)]
+)
 def test_slurmrestd_is_not_asked_for_more_connections_than_it_takes(
     tmp_path: Path, processes: int, connections: int, good: bool
 ) -> None:
@@ -65,5 +67,7 @@ def test_slurmrestd_is_not_asked_for_more_connections_than_it_takes(
     if good:
         assert config.load(path).slurm.connections == connections
     else:
-        with pytest.raises(ConfigError, match=rf"{processes * connections} connections; slurmrestd takes 1 to 124"):
+        with pytest.raises(
+            ConfigError, match=rf"{processes * (connections + 1)} connections; slurmrestd takes 2 to 124"
+        ):
             config.load(path)

@@ -17,14 +17,15 @@ import pytest
 from slurm_recorded import VERSIONS, Recorded
 
 from hipercow_slurm.errors import ConfigError, Error, RequestError, SchedulerError, UnavailableError
-from hipercow_slurm.slurm import link, rest
+from hipercow_slurm.slurm import link, rest, silence
 from hipercow_slurm.slurm.model import JobSpec
 from hipercow_slurm.slurm.rest import Identity, SlurmRest
 
-ALICE = Identity("alice", "SECRET-TOKEN")
+ALICE, BOB = Identity("alice", "SECRET-TOKEN"), Identity("bob", "SECRET-TOKEN")
 SPEC = JobSpec(script="#!/bin/sh\n", working_directory="/home/alice")
 
 HANG_UP, SILENCE, HALF, ENDLESS, TWICE = "HANG_UP", "SILENCE", "HALF", "ENDLESS", "TWICE "
+SLOW = "SLOW"
 NOT_READ = "NOT_READ"  # as 26.05.5 answers it: e2e/test_slurmrestd_reads.py
 UNREADABLE = b"HTTP/1.1 500 INTERNAL ERROR\r\nConnection: Close\r\nContent-Length: 25\r\n\r\n" + link.NOT_READ
 
@@ -71,6 +72,9 @@ class Peer:
             return False
         if act == SILENCE:
             await asyncio.sleep(30)
+        if act == SLOW:
+            await asyncio.sleep(1)
+            act = "ping"
         if act == NOT_READ:
             writer.write(UNREADABLE)
             return False
@@ -97,10 +101,13 @@ class Peer:
 
 
 @asynccontextmanager
-async def met(peer: Peer, path: Path, *, timeout_s: float = 5.0, known: bool = True) -> AsyncIterator[SlurmRest]:
+async def met(
+    peer: Peer, path: Path, *, timeout_s: float = 5.0, known: bool = True, ping_after_s: float = 3.0
+) -> AsyncIterator[SlurmRest]:
     server = await asyncio.start_unix_server(peer.serve, path)
     version = peer.recorded.version if known else None
-    async with server, SlurmRest(str(path), version=version, timeout_s=timeout_s, connections=4) as slurm:
+    rest = SlurmRest(str(path), version=version, timeout_s=timeout_s, connections=4, ping_after_s=ping_after_s)
+    async with server, rest as slurm:
         yield slurm
 
 
@@ -339,6 +346,44 @@ async def test_a_read_that_fails_is_worth_another_try(path: Path, fault: str) ->
         error = await refused(slurm, lambda: slurm.jobs(ALICE))
     assert isinstance(error, UnavailableError) and error.code == "scheduler-unreachable", error
     assert time.monotonic() - begin < 2
+
+
+async def test_a_silent_slurmctld_is_known_soon_and_to_all(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Would have caught: 15 s for each read of each person while slurmctld hangs, and a submission lost in it."""
+    monkeypatch.setattr(silence, "PING_S", 0.2)
+    monkeypatch.setattr(silence, "AGAIN_S", 0.2)
+    peer = Peer(SILENCE, SILENCE)
+    begin = time.monotonic()
+    async with met(peer, path, timeout_s=20, ping_after_s=0.2) as slurm:
+        assert (await refused(slurm, lambda: slurm.job(ALICE, 1))).code == "scheduler-unreachable"
+        for _ in range(20):
+            assert (await refused(slurm, lambda: slurm.jobs(BOB))).code == "scheduler-unreachable"
+            error = await refused(slurm, lambda: slurm.submit(BOB, SPEC))
+            assert error.code == "scheduler-unreachable", "nothing was sent, and nothing is uncertain"
+        assert len(peer.requests) == 2, "one read and one question, and no more while that has no answer"
+        assert time.monotonic() - begin < 3 and slurm.silent_at is not None
+
+
+async def test_who_comes_while_slurmctld_is_silent_finds_out_that_it_is_back(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(silence, "PING_S", 0.2)
+    peer = Peer(SILENCE)
+    async with met(peer, path, timeout_s=0.4) as slurm:
+        assert (await refused(slurm, lambda: slurm.ping(ALICE))).code == "scheduler-unreachable"
+        assert slurm.silent_at is not None
+        peer.script = ["ping", "ping"]
+        await slurm.ping(BOB)
+        assert slurm.silent_at is None
+
+
+async def test_a_slurmctld_that_is_busy_is_waited_for(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Would have caught: a long list refused after a few seconds though slurmctld works on it."""
+    monkeypatch.setattr(silence, "PING_S", 0.3)
+    peer = Peer(SLOW, "ping")
+    async with met(peer, path, timeout_s=10, ping_after_s=0.2) as slurm:
+        await slurm.ping(ALICE)
+    assert len(peer.requests) == 2
 
 
 async def test_answers_have_a_limit(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -32,7 +32,7 @@ from hipercow_slurm.api import (
 from hipercow_slurm.api.metrics import ApiMetrics
 from hipercow_slurm.api.services import Services
 from hipercow_slurm.api.trail import tell
-from hipercow_slurm.api.web import Handler, Routes, address_of, header_of
+from hipercow_slurm.api.web import Handler, Routes, address_of, header_of, over
 from hipercow_slurm.errors import Error, InternalError
 
 _HEADERS = [
@@ -90,9 +90,12 @@ class Place:
     async def _answer(self, request: Request) -> Response:
         services, method = self._services, request.method
         handler = self._methods["GET" if method == "HEAD" else method]
-        if not services.trail.on or method in _READING or self._path in _NOTED_THERE:
-            return await handler(services, request)
-        return await _noted(f"{method} {self._path}", handler, services, request)
+        try:
+            if not services.trail.on or method in _READING or self._path in _NOTED_THERE:
+                return await handler(services, request)
+            return await _noted(f"{method} {self._path}", handler, services, request)
+        finally:
+            over(request)
 
 
 async def _noted(verb: str, handler: Handler, services: Services, request: Request) -> Response:

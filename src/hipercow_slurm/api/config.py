@@ -78,7 +78,11 @@ class Slurm(Table, frozen=True):
     """``[slurm]``: slurmrestd's unix socket.
 
     Attributes:
-        connections: of each process of ours at a time, at most. slurmrestd accepts 124, and lets the next one wait.
+        timeout_s: for one answer of slurmrestd's.
+        ping_after_s: who has waited for so long makes us ask whether slurmctld is there at all. If that has no answer
+            in two seconds, what is only read is refused; and while slurmctld is silent, all else at once.
+        connections: of each process of ours at a time, at most, and one more for that question. slurmrestd accepts 124,
+            and lets the next one wait.
         min_job_age_s: slurmctld's MinJobAge: for this long a finished job can still be found, so for this long we
             can tell whether a submission whose answer was lost made a job.
         accounting: slurmrestd also serves slurmdbd (``-s openapi/slurmctld,openapi/slurmdbd``; before Slurm 23.11
@@ -89,6 +93,7 @@ class Slurm(Table, frozen=True):
 
     socket: str = "/run/slurmrestd/rest.sock"
     timeout_s: float = 15.0
+    ping_after_s: Annotated[float, msgspec.Meta(gt=0)] = 3.0
     connections: int = 16
     min_job_age_s: int = 300
     accounting: bool = False
@@ -211,6 +216,8 @@ class Limits(Table, frozen=True):
             without a word. Where all come from one address (a proxy, a large NAT), as many as connections.
         followers: live streams of output at a time, of each process; more get 503.
         followers_per_user: of them, of one user; more get 429.
+        requests_per_user: of one user, worked on at a time by each process, and a quarter as many of many jobs each;
+            the others wait, 20 s at most, then get 429.
         file_bytes: largest file that can be uploaded.
     """
 
@@ -233,6 +240,7 @@ class Limits(Table, frozen=True):
     connections_per_address: Annotated[int, msgspec.Meta(ge=1)] = 600
     followers: int = 100
     followers_per_user: Annotated[int, msgspec.Meta(ge=1)] = 20
+    requests_per_user: Annotated[int, msgspec.Meta(ge=1)] = 32
     file_bytes: int = 32 * 1024 * 1024
 
 
@@ -281,10 +289,11 @@ def load(path: Path) -> Config:
     _, port = address(conf.api.listen)
     if conf.api.processes > 1 and not port:
         raise ConfigError(f"{path}: [api] listen must name its port where processes is more than 1")
-    if (together := conf.api.processes * conf.slurm.connections) > SLURMRESTD_TAKES or conf.slurm.connections < 1:
+    together = conf.api.processes * (conf.slurm.connections + 1)
+    if together > SLURMRESTD_TAKES or conf.slurm.connections < 1:
         raise ConfigError(
-            f"{path}: {conf.api.processes} processes with [slurm] connections = {conf.slurm.connections} each are"
-            f" {together} connections; slurmrestd takes 1 to {SLURMRESTD_TAKES}"
+            f"{path}: {conf.api.processes} processes with [slurm] connections = {conf.slurm.connections} each, and one"
+            f" more each, are {together} connections; slurmrestd takes 2 to {SLURMRESTD_TAKES}"
         )
     return conf
 

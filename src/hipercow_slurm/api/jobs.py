@@ -18,7 +18,7 @@ from hipercow_slurm.api.session import Session
 from hipercow_slurm.api.slurm_tokens import SlurmTokens
 from hipercow_slurm.api.submitting import Made, Submitter
 from hipercow_slurm.api.tickets import Filed, Tickets, credential, too_short
-from hipercow_slurm.errors import Error, RequestError, SchedulerError
+from hipercow_slurm.errors import Error, RequestError, SchedulerError, UnavailableError
 from hipercow_slurm.slurm import outputs
 from hipercow_slurm.slurm.check import TIME_LIMIT
 from hipercow_slurm.slurm.model import ENDED, Job, Past
@@ -83,6 +83,8 @@ class Jobs:
     async def find(self, session: Session, job_id: int) -> Job:
         """One job of the user's, also one that only our own record still has.
 
+        While Slurm does not answer, that is one of which somebody has seen the end.
+
         Raises:
             SchedulerError: code ``no-such-job`` (404), also for jobs of others.
         """
@@ -93,6 +95,11 @@ class Jobs:
             if forgotten is None:
                 raise
             return await self._accounted(session, forgotten) if self._accounting else forgotten
+        except UnavailableError as error:
+            kept = await self._history.of(session, job_id) if error.code == "scheduler-unreachable" else None
+            if kept is None or kept.state == UNKNOWN:
+                raise
+            return kept
 
     async def _accounted(self, session: Session, job: Job) -> Job:
         """A job of our record, and how it ended by Slurm's accounting, if our record does not know."""

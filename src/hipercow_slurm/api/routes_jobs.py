@@ -30,7 +30,7 @@ async def submit_job(services: Services, request: Request) -> Response:
 
 async def submit_jobs(services: Services, request: Request) -> Response:
     """POST /v1/jobs:bulk: many jobs in one call, each with its own outcome."""
-    session = await session_of(services, request)
+    session = await session_of(services, request, bulk=True)
     key = _idempotency_key(request)
     body = schemas.decode(await body_of(services, request, services.conf.limits.job_body_bytes), schemas.BulkBody)
     return json_answer(await services.actions.submit_many(session, body.jobs, key))
@@ -45,7 +45,7 @@ async def list_jobs(services: Services, request: Request) -> Response:
 
 async def cancel_jobs(services: Services, request: Request) -> Response:
     """DELETE /v1/jobs?job_id=1&job_id=2,3: each with its own outcome."""
-    session = await session_of(services, request)
+    session = await session_of(services, request, bulk=True)
     named = [text for value in request.query_params.getlist("job_id") for text in value.split(",")]
     return json_answer(await services.actions.cancel_many(session, [job_id_of(text) for text in named]))
 

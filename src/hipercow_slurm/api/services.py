@@ -31,6 +31,7 @@ from hipercow_slurm.api.slurm_tokens import SlurmTokens
 from hipercow_slurm.api.submitting import Submitter
 from hipercow_slurm.api.tickets import Tickets
 from hipercow_slurm.api.trail import Trail
+from hipercow_slurm.api.turns import Turns
 from hipercow_slurm.client.auks import AuksClient, Limits
 from hipercow_slurm.errors import UnavailableError
 from hipercow_slurm.krb5 import enctypes, keytab
@@ -58,6 +59,8 @@ class Services:
     actions: JobActions
     outputs: Outputs
     followers: Followers
+    turns: Turns
+    bulk_turns: Turns
     cluster: Cluster
     health: HealthCheck
     metrics: ApiMetrics
@@ -93,6 +96,7 @@ async def running(conf: Config, counted: ApiMetrics, trail: Trail, seen: EndPoin
             async with SlurmRest(
                 conf.slurm.socket,
                 timeout_s=conf.slurm.timeout_s,
+                ping_after_s=conf.slurm.ping_after_s,
                 connections=conf.slurm.connections,
                 default_partition=scontrol.default_partition,
             ) as slurm:
@@ -126,6 +130,8 @@ async def running(conf: Config, counted: ApiMetrics, trail: Trail, seen: EndPoin
                         actions,
                         outputs,
                         followers,
+                        Turns(conf.limits.requests_per_user),
+                        Turns(max(1, conf.limits.requests_per_user // 4)),
                         Cluster(conf, database, slurm, tokens),
                         health,
                         counted,

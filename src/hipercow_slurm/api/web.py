@@ -23,11 +23,13 @@ JSON = "application/json"
 OCTETS = "application/octet-stream"
 
 
-async def session_of(services: Services, request: Request) -> Session:
-    """The caller's session, from ``Authorization``: Bearer with a session token, or Basic.
+async def session_of(services: Services, request: Request, *, bulk: bool = False) -> Session:
+    """The caller's session, from ``Authorization``: Bearer with a session token, or Basic; and a turn for this request.
+
+    ``bulk``: it may take minutes.
 
     Raises:
-        AccessError: 401: none, or not a good one.
+        AccessError: 401: none, or not a good one. ThrottledError: ``too-many-requests``.
     """
     scheme, credentials = authorization(request)
     if scheme == "basic":
@@ -38,7 +40,20 @@ async def session_of(services: Services, request: Request) -> Session:
         raise not_logged_in("this needs a session: Authorization: Bearer TOKEN")
     request.scope["hipercow.session_id"] = session.session_id
     request.scope["hipercow.principal"] = session.principal
+    if "hipercow.turn" not in request.scope:
+        turns = services.bulk_turns if bulk else services.turns
+        if not turns.take_now(session.principal):
+            await turns.take(session.principal)
+        request.scope["hipercow.turn"] = turns, session.principal
     return session
+
+
+def over(request: Request) -> None:
+    """The request is worked on no more; sending its answer is no work of ours."""
+    taken = request.scope.pop("hipercow.turn", None)
+    if taken is not None:
+        turns, user = taken
+        turns.leave(user)
 
 
 def authorization(request: Request) -> tuple[str, str]:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import cast
@@ -55,16 +55,18 @@ class _Asked:
     """A request on its way.
 
     Attributes:
+        owner: whose it is: those of one wait for each other, not for those of another.
         reply: the answer, or ``_PLACE``; cancelled: nobody waits any more.
         place: whether it has one of the pool's places.
         connection: on which it was written; None: nothing of it was.
         kept: that connection had been used before.
     """
 
-    __slots__ = ("connection", "kept", "limit", "place", "reply", "request", "sent")
+    __slots__ = ("connection", "kept", "limit", "owner", "place", "reply", "request", "sent")
 
-    def __init__(self, request: bytes, limit: int, sent: Callable[[], None]) -> None:
+    def __init__(self, request: bytes, limit: int, sent: Callable[[], None], owner: str) -> None:
         self.request = request
+        self.owner = owner
         self.limit = limit
         self.sent = sent
         self.place = False
@@ -166,17 +168,46 @@ class _Connection(asyncio.Protocol):
             self._asked.reply.set_result(Reply(status, self._content_type, b"".join(self._parts)))
 
 
+class _Line:
+    """Requests that wait for a connection: owners take turns, and of one owner's the first is the first."""
+
+    def __init__(self) -> None:
+        self._of: OrderedDict[str, deque[_Asked]] = OrderedDict()
+
+    def __len__(self) -> int:
+        return sum(map(len, self._of.values()))
+
+    def add(self, asked: _Asked) -> None:
+        waiting = self._of.get(asked.owner)
+        if waiting is None:
+            waiting = self._of[asked.owner] = deque()
+        waiting.append(asked)
+
+    def next(self) -> _Asked | None:
+        """Whose turn it is, of those for whose answer somebody still waits; no more in line then."""
+        while self._of:
+            owner, waiting = self._of.popitem(last=False)
+            while waiting:
+                asked = waiting.popleft()
+                if not asked.reply.done():
+                    if waiting:
+                        self._of[owner] = waiting  # behind all others
+                    return asked
+        return None
+
+
 class Pool:
     """At most ``connections`` connections to the socket at ``path``; an idle one is kept until the peer closes it.
 
-    Who finds all of them in use stands in line, and is written on the first one that has its answer at once, before
-    anything is done with that answer: Slurm has work while we attend to a crowd.
+    Who finds all of them in use stands in line (another's first request overtakes a thousand of one owner's), and is
+    written on the first one that has its answer at once, before anything is done with that answer: Slurm has work while
+    we attend to a crowd.
     """
 
     def __init__(self, path: str, connections: int) -> None:
         self._path = path
         self._places = connections
-        self._line: deque[_Asked] = deque()
+        self._line = _Line()
         self._idle: list[_Connection] = []
 
     def close(self) -> None:
@@ -185,7 +216,7 @@ class Pool:
             connection.close()
         self._idle.clear()
 
-    async def exchange(self, request: bytes, limit: int, sent: Callable[[], None]) -> Reply:
+    async def exchange(self, request: bytes, limit: int, sent: Callable[[], None], owner: str = "") -> Reply:
         """One request, one answer of at most ``limit`` bytes; ``sent()`` is called before the first byte is written.
 
         Raises:
@@ -194,7 +225,7 @@ class Pool:
         """
         unread = 0
         while True:
-            asked = _Asked(request, limit, sent)
+            asked = _Asked(request, limit, sent, owner)
             try:
                 reply = await self._answer(asked)
             except HungUpError as error:
@@ -214,7 +245,7 @@ class Pool:
                 self._places -= 1
                 asked.place = True
             else:
-                self._line.append(asked)
+                self._line.add(asked)
                 reply = await asked.reply
                 if reply is not _PLACE:
                     return reply
@@ -250,10 +281,8 @@ class Pool:
 
     def _pass_on(self, connection: _Connection | None) -> None:
         """A place, with its connection if that is good, goes to the first in line."""
-        while self._line:
-            asked = self._line.popleft()
-            if asked.reply.done():  # nobody waits any more
-                continue
+        asked = self._line.next()
+        if asked is not None:
             asked.place = True
             if connection is None:
                 asked.reply.set_result(_PLACE)

@@ -5,7 +5,9 @@ one connection). It stops accepting at 124 open connections and never times them
 answers a chunked body with 406, hence bodies of known length only.
 
 Rule 1: a submission is sent once. If its answer is lost it is ``submit-unknown``; only a request of which no
-byte was written may be called a plain failure. Rule 2: the token goes into one header and nowhere else.
+byte was written may be called a plain failure. Rule 2: the token goes into one header and nowhere else. Rule 3: a
+slurmctld that is known to be silent (``silence.py``) is not asked; what is only read waits for it no longer than that
+takes to know.
 """
 
 from __future__ import annotations
@@ -19,12 +21,13 @@ from typing import Protocol, Self, TypeVar
 
 import msgspec
 
-from hipercow_slurm.errors import ConfigError, Error
+from hipercow_slurm.errors import ConfigError, Error, RequestError
 from hipercow_slurm.slurm import answers, link, versions
 from hipercow_slurm.slurm.answers import Answer
 from hipercow_slurm.slurm.family import Family
 from hipercow_slurm.slurm.link import Pool
 from hipercow_slurm.slurm.model import Job, JobChange, JobSpec, Node, Partition, Past, Submitted
+from hipercow_slurm.slurm.silence import Silence
 from hipercow_slurm.slurm.versions import ADAPTERS, PAST
 
 T = TypeVar("T")
@@ -65,15 +68,13 @@ class SlurmRest:
         socket: path of slurmrestd's unix socket.
         version: of its API, by somebody who knows; not asked for then.
         timeout_s: for one whole call, waiting for a free connection included.
-        connections: at most this many at a time.
+        ping_after_s: after so long we ask whether slurmctld is there; if it is not, a read ends.
+        connections: at most this many at a time, and one more for that question.
         default_partition: asks somebody else which partition is the default, where slurmrestd does not tell.
 
     Every method raises ``UnavailableError`` ``scheduler-unreachable`` when slurmrestd or slurmctld is down or
     too slow, and ``InternalError`` ``slurm-token-refused``, ``slurm-version`` or ``slurm-answer`` when an operator must
     act.
-
-    Attributes:
-        silent_at: when (``time.monotonic``) slurmctld did not answer the last call; None: it did.
     """
 
     def __init__(
@@ -82,17 +83,19 @@ class SlurmRest:
         *,
         version: str | None = None,
         timeout_s: float = 15.0,
+        ping_after_s: float = 3.0,
         connections: int = 16,
         default_partition: Callable[[Who], Awaitable[str | None]] | None = None,
     ) -> None:
         if version is not None and version not in ADAPTERS:
             raise ConfigError(f"slurmrestd's API {version!r} is not supported; known: {', '.join(ADAPTERS)}")
         self._pool = Pool(socket, connections)
+        self._ping_pool = Pool(socket, 1)
+        self._silence: Silence[Who] = Silence(self._is_there, ping_after_s)
         self._timeout_s = timeout_s
         self._default_partition = default_partition
         self._family: Family | None = None if version is None else ADAPTERS[version]
         self._choosing = asyncio.Lock()
-        self.silent_at: float | None = None
 
     async def __aenter__(self) -> Self:
         return self
@@ -100,7 +103,14 @@ class SlurmRest:
     async def __aexit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._silence.close()
         self._pool.close()
+        self._ping_pool.close()
+
+    @property
+    def silent_at(self) -> float | None:
+        """When (``time.monotonic``) slurmctld did not answer the last call; None: it did."""
+        return self._silence.since
 
     async def version(self, who: Who) -> str:
         """The API version in use, such as ``v0.0.42``."""
@@ -260,13 +270,29 @@ class SlurmRest:
 
     async def _served(self, who: Who, act: Callable[[Family], Awaitable[T]]) -> T:
         """Act with the version slurmrestd speaks, and note whether slurmctld answered."""
+        if self._silence.since is not None and not await self._silence.is_over(who):
+            raise answers.unreachable("it does not answer at this moment")
         try:
             result = await self._acted(who, act)
-        except Error as error:
-            self.silent_at = time.monotonic() if _silent(error) else None
+        except RequestError:  # mostly ours, before Slurm was asked
             raise
-        self.silent_at = None
+        except Error as error:
+            if _silent(error):
+                self._silence.met()
+            else:
+                self._silence.heard()
+            raise
+        self._silence.heard()
         return result
+
+    async def _is_there(self, who: Who) -> bool:
+        """Does slurmctld answer? True also where that is not what is wrong."""
+        try:
+            family = await self._chosen(who)
+            family.read_ping(await self._exchange(who, "GET", family.ping_path(), JOB_LIMIT, pool=self._ping_pool))
+        except Error as error:
+            return not _silent(error)
+        return True
 
     async def _acted(self, who: Who, act: Callable[[Family], Awaitable[T]]) -> T:
         """Another slurmrestd may stand at the socket since last time."""
@@ -309,18 +335,25 @@ class SlurmRest:
         *,
         body: bytes | None = None,
         sent: Sent | None = None,
+        pool: Pool | None = None,
     ) -> Answer:
-        """One HTTP request and its whole answer, of at most ``limit`` bytes."""
+        """One HTTP request and its whole answer, of at most ``limit`` bytes; on ``pool`` it asks for the others."""
         headers = {"X-SLURM-USER-NAME": who.localname, "X-SLURM-USER-TOKEN": who.token}
         if body is not None:
             headers["Content-Type"] = "application/json"
         request = link.request(method, path, headers, body)
         begin = time.monotonic()
         try:
-            async with asyncio.timeout(self._timeout_s):
-                reply = await self._pool.exchange(request, limit, sent or Sent())
+            async with asyncio.timeout(self._timeout_s) as deadline:
+                if pool is not None:
+                    reply = await pool.exchange(request, limit, sent or Sent(), who.localname)
+                else:
+                    # What changes something is waited for: whether it was done would not be known.
+                    with self._silence.doubt(who, deadline if method == "GET" else None):
+                        reply = await self._pool.exchange(request, limit, sent or Sent(), who.localname)
         except TimeoutError as error:
-            raise answers.unreachable(f"no answer from slurmrestd in {self._timeout_s:g} s") from error
+            waited_s = time.monotonic() - begin
+            raise answers.unreachable(f"no answer from slurmrestd in {waited_s:.0f} s") from error
         except link.TooLongError as error:
             raise answers.unreadable(str(error)) from error
         except link.HungUpError as error:
