@@ -148,6 +148,27 @@ def test_hipercow_apis_job_list_takes_what_its_clients_send(alice: Person) -> No
     assert ask({"cluster": "nosuch"}).status == 404
 
 
+def test_hipercow_apis_clients_see_jobs_and_nodes_in_each_state(sandbox: Sandbox, alice: Person) -> None:
+    """Would have caught: a drained node that is Online, busy cores that are idle, a failed job that is Finished."""
+    ids = {}
+    for name, script in {"Finished": "true\n", "Failed": "exit 3\n", "Running": "sleep 60\n"}.items():
+        ids[alice.submit(script, name=name, nodelist="c1", cpus_per_task=2).json["job_id"]] = name
+    sandbox.run("head", ["scontrol", "update", "NodeName=c2", "State=DRAIN", "Reason=test"])
+
+    def seen() -> bool:
+        rows = alice.ask("POST", "/api/v1/JobList", data={"cluster": "sandbox"}).json["jobs"]
+        states = {row["id"]: row["state"] for row in rows if row["id"] in ids}
+        loads = alice.ask("GET", "/api/v1/ClusterLoad/sandbox").json["nodeLoads"]
+        cores = {row["name"]: (row["coresInUse"], row["state"]) for row in loads}
+        return states == ids and cores == {"c1": (2, "Online"), "c2": (0, "Offline")}
+
+    try:
+        eventually("each as HPC Pack calls it", seen, within_s=30)
+    finally:
+        sandbox.run("head", ["scontrol", "update", "NodeName=c2", "State=RESUME"])
+        alice.ask("DELETE", f"/v1/jobs?job_id={','.join(map(str, ids))}")
+
+
 def test_hipercow_apis_addresses_and_fields_are_known_in_any_case(sandbox: Sandbox, alice: Person) -> None:
     """.NET's clients may write Username; who accepts JSON alone gets JSON, the token too."""
     only_json = {"Authorization": "", "Accept": "application/json"}

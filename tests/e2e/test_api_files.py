@@ -94,6 +94,24 @@ def test_output_that_is_written_anew_is_told_from_its_beginning(alice: Person) -
     assert told == [(18, 0, "a long first line\n"), (5, 0, "anew\n")], seen
 
 
+@pytest.mark.slow
+def test_a_stream_ends_with_its_session(sandbox: Sandbox, alice: Person) -> None:
+    """Would have caught: output told to whoever has a connection, for as long as the job runs."""
+    other = Person(sandbox, "alice")
+    job_id = other.submit("for i in $(seq 60); do echo $i; sleep 1; done\n").json["job_id"]
+    eventually("a line", lambda: alice.ask("GET", f"/v1/jobs/{job_id}/output").text.startswith("1\n"), within_s=20)
+    with ThreadPoolExecutor(1) as pool:
+        follower = pool.submit(other.ask, "GET", f"/v1/jobs/{job_id}/output/events")
+        time.sleep(2)
+        assert other.ask("DELETE", "/v1/sessions/current").status == 204
+        ended = time.monotonic()
+        seen = events(follower.result())
+        took = time.monotonic() - ended
+    alice.ask("DELETE", f"/v1/jobs/{job_id}")
+    assert took < 5 and "output" in {kind for kind, _, _ in seen}, (took, seen)
+    assert seen[-1][0] == "problem" and seen[-1][2]["code"] == "not-authenticated", seen
+
+
 def test_a_stream_of_anothers_job_is_refused(sandbox: Sandbox, alice: Person) -> None:
     job_id = alice.submit("true\n", hold=True).json["job_id"]
     bob = Person(sandbox, "bob")
@@ -115,6 +133,8 @@ def test_a_file_goes_up_is_listed_and_comes_down_as_alices(sandbox: Sandbox, ali
     assert (whole.status, whole.text) == (200, "once\nmore\n"), whole
     part = alice.ask("GET", "/v1/files", params={"path": path}, headers={"Range": "bytes=-5"})
     assert (part.status, part.text, part.headers["content-range"]) == (206, "more\n", "bytes 5-9/10"), part
+    changed = {"Range": "bytes=-5", "If-Range": '"another"'}  # answers have no such tag: it can be no match
+    assert alice.ask("GET", "/v1/files", params={"path": path}, headers=changed).status == 200
     beyond = alice.ask("GET", "/v1/files", params={"path": path}, headers={"Range": "bytes=99-"})
     assert (beyond.status, beyond.headers["content-range"]) == (416, "bytes */10"), beyond
     listed = alice.ask("GET", "/v1/files", params={"path": "/home/alice"}).json
@@ -123,6 +143,31 @@ def test_a_file_goes_up_is_listed_and_comes_down_as_alices(sandbox: Sandbox, ali
     job_id = alice.submit(f"stat -c '%U %a' '{path}'\nrm '{path}'\n").json["job_id"]
     assert alice.ended(job_id)["state"] == "COMPLETED"
     assert alice.ask("GET", f"/v1/jobs/{job_id}/output").text.splitlines()[-1] == "alice 640"
+
+
+UP_AND_DOWN = """
+import httpx, json, os, sys
+ask = json.load(sys.stdin)
+client = httpx.Client(base_url=ask["url"], verify="/etc/hipercow-slurm/ca.pem", timeout=60, trust_env=False)
+client.headers.update({**ask["headers"], "Content-Type": "application/octet-stream"})
+sent, path = os.urandom(5_000_001), "/v1/files?path=/home/alice/binary"
+put = client.put(path, content=sent)
+whole, part = client.get(path), client.get(path, headers={"Range": "bytes=1048570-4194310"})
+more = client.put(path, content=iter([bytes(2**20)] * ask["too_many_mib"]))
+same = client.get(path).content == sent
+print(json.dumps([put.json(), whole.content == sent, part.content == sent[1048570:4194311], more.json()["code"], same]))
+"""
+
+
+def test_bytes_of_every_kind_come_back_and_too_many_are_refused(sandbox: Sandbox, alice: Person) -> None:
+    """Would have caught: bytes that are no text changed on the way, pieces of a large file out of order, and a file
+    emptied for an upload that is refused."""
+    limit = alice.ask("GET", "/v1/cluster").json["limits"]["file_bytes"]
+    ask = {"url": URL, "headers": alice.headers, "too_many_mib": limit // 2**20 + 1}
+    done = sandbox.run("laptop", ["hipercow-python", "-c", UP_AND_DOWN], user="laptop", input=json.dumps(ask))
+    put, *told = json.loads(done.stdout)
+    assert put == {"path": "/home/alice/binary", "size": 5_000_001}, done.stdout
+    assert told == [True, True, "body-too-large", True], done.stdout
 
 
 HEAD_THEN_GET = """

@@ -214,7 +214,7 @@ class RangeError(RequestError):
 
     def __init__(self, size: int) -> None:
         super().__init__(
-            f"the output has {size} bytes so far; the range begins after them", code="no-such-range", status=416
+            f"the file has {size} bytes so far; the range begins after them", code="no-such-range", status=416
         )
         self.size = size
 

@@ -14,7 +14,7 @@ from hipercow_slurm.api.output import RangeError
 from hipercow_slurm.api.problems import response as problem
 from hipercow_slurm.api.routes_jobs import job_id_of, job_output, stream_of, streamed
 from hipercow_slurm.api.services import Services
-from hipercow_slurm.api.web import OCTETS, Routes, body_of, json_answer, session_of
+from hipercow_slurm.api.web import OCTETS, Routes, body_of, json_answer, range_of, session_of
 from hipercow_slurm.errors import RequestError
 from hipercow_slurm.files.as_user import look_at, make_directory, write_file
 from hipercow_slurm.files.nfs4_ops import Attributes
@@ -34,7 +34,7 @@ async def read_file(services: Services, request: Request) -> Response:
         rows = [_entry(entry.name, entry.attributes) for entry in entries]
         return json_answer(schemas.Directory(path=path, entries=rows))
     try:
-        piece, data = await services.outputs.open_path(server, remote, session.cred, request.headers.get("range"))
+        piece, data = await services.outputs.open_path(server, remote, session.cred, range_of(request))
     except RangeError as error:
         refusal = problem(error)
         refusal.headers["Content-Range"] = f"bytes */{error.size}"
@@ -99,7 +99,10 @@ def _path(request: Request) -> str:
     """The path asked for: absolute and plain, so that it means the same to everybody who reads it."""
     path = request.query_params.get("path", "")
     if not path.startswith("/") or len(path.encode("utf-8", "surrogatepass")) > _PATH_BYTES:
-        raise RequestError("path must be the absolute path of a file on the cluster", code="bad-path")
+        raise RequestError(
+            f"path must be the absolute path of a file on the cluster, at most {_PATH_BYTES} bytes long",
+            code="bad-path",
+        )
     parts = path.split("/")
     if ".." in parts or any(ord(character) < 32 or ord(character) == 127 for character in path):
         raise RequestError("path must not have a part .. or a control character", code="bad-path")

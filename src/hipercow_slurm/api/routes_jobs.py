@@ -12,7 +12,7 @@ from starlette.responses import Response, StreamingResponse
 from hipercow_slurm.api import job_list, problems, schemas
 from hipercow_slurm.api.output import RangeError
 from hipercow_slurm.api.services import Services
-from hipercow_slurm.api.web import OCTETS, Handler, Routes, body_of, header_of, json_answer, session_of
+from hipercow_slurm.api.web import OCTETS, Handler, Routes, body_of, header_of, json_answer, range_of, session_of
 from hipercow_slurm.errors import Error, RequestError
 from hipercow_slurm.slurm.model import JobChange
 
@@ -105,7 +105,7 @@ async def job_output(services: Services, request: Request) -> Response:
     job = await services.jobs.find(session, _job_id(request))
     headers = {"X-Job-State": job.state, "Accept-Ranges": "bytes"}
     try:
-        piece, data = await services.outputs.open(job, stream, session.cred, request.headers.get("range"))
+        piece, data = await services.outputs.open(job, stream, session.cred, range_of(request))
     except Error as error:
         # Whoever follows a job needs its state also while there is nothing (new) to read.
         refusal = problems.response(error)

@@ -62,6 +62,11 @@ def authorization(request: Request) -> tuple[str, str]:
     return scheme.lower(), credentials.strip()
 
 
+def range_of(request: Request) -> str | None:
+    """The Range asked for; none if only of what has not changed since: no answer has a tag that could show it."""
+    return None if "if-range" in request.headers else request.headers.get("range")
+
+
 def media_type(request: Request) -> str:
     """The body's media type without parameters; empty if the request names none."""
     return header_text(request, b"content-type").partition(";")[0].strip().lower()
