@@ -66,7 +66,7 @@ def sandbox_is_whole(request: pytest.FixtureRequest) -> Iterator[None]:
     if "sandbox" in request.fixturenames:
         sb: Sandbox = request.getfixturevalue("sandbox")
         dead = [row for row in sb.status() if row["state"] != "running"]
-        logs = {row["name"]: sb.service(row["name"]).log[-4000:] for row in dead}
+        logs = {row["name"]: sb.service(row["name"]).log()[-4000:] for row in dead}
         for name in logs:
             sb.service(name).start()
         assert not dead, f"the test left these services down: {dead}\n" + "\n".join(logs.values())

@@ -1,149 +1,25 @@
-"""sbatch's options as we take them: one table for the command line and for the ``#SBATCH`` lines of a script.
+"""``#SBATCH`` lines, read as sbatch reads them; the options themselves are in ``sbatch_options``.
 
-Pure data and functions without any dependency, so that the laptop's program and the API read them alike. What of
-sbatch's we do not have is an error, never silently dropped: a job that should have had a GPU and runs without is
-worse than one that is not submitted. Every ``read`` raises ValueError with a sentence.
+Pure functions without any dependency, as there.
 """
 
 from __future__ import annotations
 
-import math
 import re
 import shlex
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from hipercow_slurm.errors import RequestError
-from hipercow_slurm.sbatch_time import minutes, moment
+from hipercow_slurm.sbatch_options import ELSEWHERE, OPTIONS, OWN, Option
 
-__all__ = ["OPTIONS", "Option", "count", "directives", "environment", "mebibytes", "minutes", "moment", "nice", "nodes"]
+__all__ = ["directives", "environment"]
 
-_MIB = {"K": 1 / 1024, "": 1, "M": 1, "G": 1024, "T": 1024**2}
-
-
-def mebibytes(text: str) -> int:
-    """sbatch's sizes, to MiB (rounded up): a number with K, M, G or T; M if there is none. 0: all there is."""
-    match = re.fullmatch(r"([0-9]{1,12})([KMGT]?)B?", text.upper())
-    if not match:
-        raise ValueError(f"{text!r} is not a size like 500M or 4G")
-    return math.ceil(int(match[1]) * _MIB[match[2]])
-
-
-def count(text: str) -> int:
-    """A whole number from 1 on."""
-    if not re.fullmatch(r"[+]?0*[1-9][0-9]{0,8}", text):
-        raise ValueError(f"{text!r} is not a whole number from 1 on")
-    return int(text)
-
-
-def nodes(text: str) -> int:
-    """A number of nodes; of sbatch's ranges only the ones that say a single number."""
-    low, dash, high = text.partition("-")
-    if dash and low != high:
-        raise ValueError(f"{text!r}: a range of nodes cannot be asked for")
-    return count(low)
-
-
-def nice(text: str) -> int:
-    """How much the job steps back behind others."""
-    if not re.fullmatch(r"[+-]?[0-9]{1,9}", text):
-        raise ValueError(f"{text!r} is not a whole number")
-    return int(text)
-
-
-def words(text: str) -> str:
-    """Any text but none."""
-    if not text:
-        raise ValueError("it is empty")
-    return text
-
-
-def file(text: str) -> str:
-    """A file's path; ``none`` is no file."""
-    return "/dev/null" if text.lower() == "none" else words(text)
-
-
-def one_of(*allowed: str) -> Callable[[str], str]:
-    """A reader of one of a few words, in any case."""
-
-    def read(text: str) -> str:
-        if text.lower() not in allowed:
-            raise ValueError(f"{text!r} is none of {', '.join(allowed)}")
-        return text.lower()
-
-    return read
-
-
-@dataclass(frozen=True, slots=True)
-class Option:
-    """One option.
-
-    Attributes:
-        names: ``-x`` and ``--long`` forms.
-        key: the API's name of what it sets.
-        read: from the argument's text to the API's value; None for an option without argument.
-        help: one line.
-        flag: the value where there is no argument; with ``read`` too, the argument may be left out (``--opt=ARG``).
-    """
-
-    names: tuple[str, ...]
-    key: str
-    read: Callable[[str], Any] | None
-    help: str
-    flag: Any = None
-
-
-# In the order of --help.
-OPTIONS: tuple[Option, ...] = (
-    Option(("-J", "--job-name"), "name", words, "Name of the job (default: the script's)."),
-    Option(("-p", "--partition"), "partition", words, "Partition to run in."),
-    Option(("-A", "--account"), "account", words, "Account to charge."),
-    Option(("-q", "--qos"), "qos", words, "Quality of service."),
-    Option(("-t", "--time"), "time_limit_min", minutes, "Time limit: minutes, H:M:S, D-H, D-H:M:S."),
-    Option(("-N", "--nodes"), "nodes", nodes, "Number of nodes."),
-    Option(("-n", "--ntasks"), "tasks", count, "Number of tasks."),
-    Option(("--ntasks-per-node",), "tasks_per_node", count, "Number of tasks on each node."),
-    Option(("-c", "--cpus-per-task"), "cpus_per_task", count, "Processors for each task."),
-    Option(("--mem",), "memory_mb", mebibytes, "Memory on each node: 500M, 4G (no unit: MiB)."),
-    Option(("--mem-per-cpu",), "memory_per_cpu_mb", mebibytes, "Memory for each processor."),
-    Option(("-G", "--gpus"), "gpus", words, "GPUs for the job: 2, or a100:2."),
-    Option(("--gpus-per-node",), "gpus_per_node", words, "GPUs on each node."),
-    Option(("--gpus-per-task",), "gpus_per_task", words, "GPUs for each task."),
-    Option(("--gres",), "gres", words, "Generic resources on each node: gpu:2."),
-    Option(("-C", "--constraint"), "constraint", words, "Features the nodes must have."),
-    Option(("-w", "--nodelist"), "nodelist", words, "Nodes the job must have: c[1-3]."),
-    Option(("-a", "--array"), "array", words, "Array of jobs: 0-9, 1,3,5, 0-99%10."),
-    Option(("-d", "--dependency"), "dependency", words, "Start after other jobs: afterok:17:18."),
-    Option(("-b", "--begin"), "begin_time", moment, "Not before: now+1hour, 20:00, 2030-01-31T20:00."),
-    Option(("-L", "--licenses"), "licenses", words, "Licences: matlab:2."),
-    Option(("--reservation",), "reservation", words, "Reservation to run in."),
-    Option(("--requeue",), "requeue", None, "May be put back and started anew.", True),
-    Option(("--no-requeue",), "requeue", None, "Must never be started a second time.", False),
-    Option(
-        ("--exclusive",), "exclusive", one_of("user", "mcs"), "Share nodes with no other job (=user: of others).", True
-    ),
-    Option(("--nice",), "nice", nice, "Step back behind other jobs by this much.", 100),
-    Option(("--priority",), "priority", count, "Priority, where the site lets users set it."),
-    Option(("-H", "--hold"), "hold", None, "Submit held: the job waits for its release.", True),
-    Option(("-D", "--chdir"), "working_directory", words, "Folder to run in (default: your home at the cluster)."),
-    Option(("-o", "--output"), "output", file, "File for standard output, with sbatch's %j, %x, ..."),
-    Option(("-e", "--error"), "error", file, "File for standard error (default: the same)."),
-    Option(("-i", "--input"), "input", file, "File for standard input (default: none)."),
-    Option(("--mail-type",), "mail_type", words, "When Slurm sends mail: END, FAIL, ALL, ..."),
-    Option(("--mail-user",), "mail_user", words, "Whom it sends mail to."),
-    Option(("--open-mode",), "open_mode", one_of("append", "truncate"), "What becomes of output files that exist."),
-    Option(("--comment",), "comment", words, "Any text, shown with the job."),
-    Option(
-        ("--export",),
-        "export",
-        words,
-        "Environment of the job; NAME alone takes its value here. Nothing else of your environment is sent.",
-    ),
-)
-_BY_NAME = {name: option for option in OPTIONS for name in option.names}
-
+_BY_NAME = {name: option for option in (*OPTIONS, *OWN) for name in option.names}
+_OWN = {option.key for option in OWN}
+_NAMES = (*_BY_NAME, *ELSEWHERE)
 
 # All #SBATCH lines of a script together: reading them takes the service's time, not only their owner's.
 DIRECTIVES_LIMIT = 65536
@@ -167,8 +43,11 @@ class _Word:
         )
 
 
-def directives(script: str) -> dict[str, Any]:
+def directives(script: str, *, own: bool = False) -> dict[str, Any]:
     """What the ``#SBATCH`` lines of ``script`` ask for, by key; later lines win.
+
+    Args:
+        own: also what concerns only the program that submits it (``sbatch_options.OWN``).
 
     Raises:
         RequestError: "bad-directive", with the line's number.
@@ -179,7 +58,8 @@ def directives(script: str) -> dict[str, Any]:
         first = words.popleft()
         try:
             for option, value in _options(first.text, words):
-                found[option.key] = (value,) if option.key == "export" else value
+                if own or option.key not in _OWN:
+                    found[option.key] = (value,) if option.key == "export" else value
         except ValueError as error:
             raise first.wrong(error) from error
     return found
@@ -249,9 +129,7 @@ def _options(word: str, rest: deque[_Word]) -> Iterator[tuple[Option, Any]]:
         raise ValueError(f"{word!r} is no option")
     letters = word[1:]
     while letters:
-        option = _BY_NAME.get(f"-{letters[0]}")
-        if option is None:
-            raise ValueError(f"no such option here: -{letters[0]}")
+        option = _named(f"-{letters[0]}")
         letters = letters[1:]
         if option.read is not None:
             yield _with_argument(option, letters or None, rest)
@@ -277,15 +155,21 @@ def _with_argument(option: Option, given: str | None, rest: deque[_Word]) -> tup
 
 
 def _long(name: str) -> Option:
-    """The option, also by a beginning that only one has."""
-    if name in _BY_NAME:
-        return _BY_NAME[name]
-    begun = [known for known in _BY_NAME if known.startswith(name)] if len(name) > 2 else []
-    if len(begun) == 1:
-        return _BY_NAME[begun[0]]
-    if begun:
+    """The option, also by a beginning that only one of sbatch's has."""
+    if name in _NAMES:
+        return _named(name)
+    begun = [known for known in _NAMES if known.startswith(name)] if len(name) > 2 else []
+    if len(begun) > 1:
         raise ValueError(f"{name} could be any of {', '.join(begun)}")
-    raise ValueError(f"no such option here: {name}")
+    return _named(begun[0] if begun else name)
+
+
+def _named(name: str) -> Option:
+    if name in ELSEWHERE:
+        raise ValueError(f"no such option here: {name}: {ELSEWHERE[name]}")
+    if name not in _BY_NAME:
+        raise ValueError(f"no such option here: {name}")
+    return _BY_NAME[name]
 
 
 def environment(exports: tuple[str, ...], here: Mapping[str, str], *, all_travel: bool = False) -> dict[str, str]:

@@ -193,3 +193,47 @@ def test_the_site_says_which_variables_travel():
 
 def plan_with(allowed, **environment):
     return plan(JobBody(script=SCRIPT, environment=environment), ALICE, comment="c", allowed=allowed)
+
+
+@pytest.mark.parametrize(
+    ("given", "asked"),
+    [
+        ({"nodes": "2-4"}, {"nodes": 2, "nodes_at_most": 4}),
+        ({"nodes": "2-4", "tasks": 1}, {"nodes": 1, "nodes_at_most": None}),
+        ({"nodes": "1-3", "tasks": 2}, {"nodes": 1, "nodes_at_most": 2}),
+        ({"nodes": "1-2", "tasks_per_node": 2}, {"tasks": None}),
+        ({"gpus": "a100:1,2", "tasks_per_gpu": 2}, {"tasks": 6}),
+        ({"gpus": "a100", "tasks_per_gpu": 2}, {"tasks": None}),
+        ({"hint": "multithread"}, {"tasks_per_core": 65535, "threads_per_core": None}),
+        ({"hint": "memory_bound"}, {"cores_per_socket": 1, "threads_per_core": 1}),
+        ({"hint": "nomultithread", "threads_per_core": 2}, {"hint": None, "threads_per_core": 2}),
+        ({"switches": "2@1:30:00"}, {"switches": 2, "switches_wait_s": 5400}),
+        ({"deadline": "2030-01-31T20:00:00Z"}, {"deadline": 1896120000}),
+    ],
+)
+def test_numbers_fit_each_other_as_sbatch_makes_them_fit(given, asked):
+    """sbatch itself is the judge in tests/e2e/test_as_sbatch.py."""
+    spec = planned(**given).spec
+    assert {key: getattr(spec, key) for key in asked} == asked
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"switches": "x@1"}, "switches 'x@1' is not of the form"),
+        ({"switches": "1@soon"}, "not a time"),
+        ({"deadline": "never"}, "deadline: 'never' is not a moment"),
+        ({"nodes": "3-2"}, "runs backwards"),
+        ({"nodes": "0-2"}, "nodes is 0"),
+    ],
+)
+def test_what_does_not_fit_is_said(given, words):
+    with pytest.raises(RequestError) as caught:
+        planned(**given)
+    assert words in caught.value.message
+
+
+def test_a_script_that_wants_to_be_waited_for_is_told_that_nobody_does():
+    """Would have caught: 400 for a script with ``#SBATCH -W``, which sbatch takes."""
+    found = planned(script="#!/bin/sh\n#SBATCH -WQ --parsable\n")
+    assert found.warnings == ("nothing here waits for the job's end, as the script's #SBATCH --wait asks for",)

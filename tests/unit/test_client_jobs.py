@@ -16,7 +16,7 @@ from fake_api import FakeApi, give, lose, problem
 from hipercow_slurm import Client, Job, JobSpec
 from hipercow_slurm.client.options import JobOptions
 from hipercow_slurm.errors import Error, RequestError, SchedulerError, UnavailableError
-from hipercow_slurm.sbatch import OPTIONS
+from hipercow_slurm.sbatch_options import OPTIONS
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hipercow_slurm.errors import RequestError
-from hipercow_slurm.sbatch import directives, mebibytes, minutes, moment
+from hipercow_slurm.sbatch import directives
+from hipercow_slurm.sbatch_options import mebibytes, nodes
+from hipercow_slurm.sbatch_time import minutes, moment
 from hipercow_slurm.slurm.model import JobSpec
 
 NOW = datetime.datetime(2026, 3, 1, 18, 30, tzinfo=datetime.UTC)
@@ -97,7 +99,7 @@ def test_no_script_breaks_the_reader_of_directives(text: str) -> None:
 
 
 def test_getopts_ways_to_write_an_option() -> None:
-    script = "#SBATCH -n2 -N 1 --time 5 --mem=1G --cpus 3 --exclusive --nice --hold\n"
+    script = "#SBATCH -n2 -N 1 --time 5 --mem=1G --cpus-per-t 3 --exclusive --nice --hold\n"
     assert directives(script) == {
         "tasks": 2,
         "nodes": 1,
@@ -113,7 +115,13 @@ def test_getopts_ways_to_write_an_option() -> None:
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        ("--gpus-per=1", "could be any of --gpus-per-node, --gpus-per-task"),
+        ("--gpus-per=1", "could be any of --gpus-per-node, --gpus-per-task, --gpus-per-socket"),
+        ("--mem-b=local", "no such option here: --mem-bind: slurmrestd cannot be asked for it"),
+        ("-M other", "no such option here: -M: a job runs at the cluster that it is sent to"),
+        ("-N 4-2", "fewer than the fewest"),
+        ("-N 0-2", "whole number from 1 on"),
+        ("--no-kill=on", "none of off, no"),
+        ("--kill-on-invalid-dep=1", "none of yes, no"),
         ("-Z 1", "no such option here: -Z"),
         ("-HZ", "no such option here: -Z"),
         ("-J ''", "it is empty"),
@@ -157,7 +165,21 @@ def test_a_long_head_does_not_hold_up_the_service(filler: str) -> None:
 
 
 def test_every_option_sets_something_a_job_has() -> None:
-    from hipercow_slurm.sbatch import OPTIONS
+    from hipercow_slurm.sbatch_options import OPTIONS
 
     unknown = {option.key for option in OPTIONS} - set(JobSpec.__struct_fields__) - {"export"}
     assert not unknown
+
+
+def test_what_concerns_sbatch_alone_is_not_the_jobs() -> None:
+    """Would have caught: scripts with -Q, --parsable or --wait refused, which sbatch takes every day."""
+    script = "#!/bin/sh\n#SBATCH -QWvv --parsable --ignore-pbs -N 1-3 -k --wait-all-nodes=0\n"
+    asked = {"nodes": "1-3", "no_kill": True, "wait_all_nodes": False}
+    assert directives(script) == asked
+    own = dict.fromkeys(("quiet", "wait", "verbose", "parsable", "ignore_pbs"), True)
+    assert directives(script, own=True) == asked | own
+
+
+@pytest.mark.parametrize(("text", "read"), [("3", 3), ("2-2", 2), ("2-4", "2-4"), ("-4", "1-4")])
+def test_numbers_of_nodes(text: str, read: object) -> None:
+    assert nodes(text) == read

@@ -9,9 +9,10 @@ from typing import Any
 import msgspec
 import pytest
 
+from hipercow_slurm.errors import RequestError
 from hipercow_slurm.slurm import versions
-from hipercow_slurm.slurm.family import DEFAULT_PATH
 from hipercow_slurm.slurm.model import JobChange, JobSpec
+from hipercow_slurm.slurm.told import DEFAULT_PATH
 
 OLD, NEW = versions.ADAPTERS["v0.0.38"], versions.ADAPTERS["v0.0.45"]
 SPEC = JobSpec(script="#!/bin/sh\nid\n", working_directory="/home/alice")
@@ -150,6 +151,88 @@ def test_what_sbatch_says_of_gpus_and_slurmrestd_does_not() -> None:
     told |= {"SLURM_TRES_PER_TASK": share, "SLURM_TRES_BIND": bound}
     assert {f"{name}={value}" for name, value in told.items()} <= set(sent["environment"])
     assert new(msgspec.structs.replace(spec, tasks=7))["tasks"] == 7
+
+
+RARER = msgspec.structs.replace(
+    SPEC,
+    nodes=1,
+    nodes_at_most=4,
+    exclude="c[1-2]",
+    no_kill=True,
+    wait_all_nodes=False,
+    kill_on_invalid_dep=False,
+    oversubscribe=True,
+    use_min_nodes=True,
+    delay_boot_min=5,
+    deadline=1896120000,
+    cpus_per_gpu=2,
+    gpu_bind="closest",
+    distribution="Plane=4",
+    get_user_env=True,
+    signal="USR1",
+    contiguous=False,
+)
+
+
+def test_the_rarest_fields_before_the_data_parsers() -> None:
+    """Would have caught: ``no_kill`` true, refused there; nodes as a list, lost there."""
+    sent = old(RARER)
+    wanted = {
+        "nodes": "1-4",
+        "exclude_nodes": "c[1-2]",
+        "no_kill": "set",
+        "wait_all_nodes": 0,
+        "kill_on_invalid_dependency": False,
+        "oversubscribe": True,
+        "minimum_nodes": True,
+        "delay_boot": 5,
+        "deadline": "uts1896120000",
+        "cpus_per_gpu": "2",
+        "gpu_binding": "closest",
+        "signal": "USR1",
+    }
+    assert {key: sent[key] for key in wanted} == wanted and "contiguous" not in sent
+    told = {"SLURM_GPU_BIND": "closest", "SLURM_DISTRIBUTION": "plane", "SLURM_DIST_PLANESIZE": "4"}
+    assert told.items() <= sent["environment"].items() and sent["environment"]["SLURM_GET_USER_ENV"] == "1"
+
+
+def test_the_rarest_fields_of_the_data_parsers() -> None:
+    sent = new(msgspec.structs.replace(RARER, signal="rb:sigusr1@70", profile="all", cores_per_socket=2))
+    wanted = {
+        "nodes": "1-4",
+        "excluded_nodes": ["c[1-2]"],
+        "kill_on_node_fail": False,
+        "wait_all_nodes": False,
+        "shared": ["oversubscribe"],
+        "flags": ["NO_KILL_INVALID_DEPENDENCY", "PREFER_MINIMUM_NODE_COUNT"],
+        "delay_boot": 300,
+        "deadline": 1896120000,
+        "cpus_per_tres": "gres/gpu:2",
+        "tres_bind": "gres/gpu:closest",
+        "kill_warning_signal": "USR1",
+        "kill_warning_delay": number(70),
+        "kill_warning_flags": ["RESERVATION_JOB", "BATCH_JOB"],
+        "profile": ["ENERGY", "LUSTRE", "NETWORK", "TASK"],
+        "cores_per_socket": 2,
+    }
+    assert {key: sent[key] for key in wanted} == wanted and "contiguous" not in sent
+    assert "SLURM_TRES_BIND=gres/gpu:closest" in sent["environment"]
+
+
+@pytest.mark.parametrize(
+    ("version", "changes", "option"),
+    [
+        ("v0.0.38", {"contiguous": True}, "--contiguous"),
+        ("v0.0.38", {"switches": 1}, "--switches"),
+        ("v0.0.38", {"signal": "B:USR1"}, "--signal with B:"),
+        ("v0.0.42", {"cores_per_socket": 2}, "--cores-per-socket"),
+        ("v0.0.42", {"cores_per_socket": 1, "hint": "memory_bound"}, "--hint=memory_bound"),
+    ],
+)
+def test_what_a_version_has_no_words_for_is_refused_by_name(version: str, changes: dict[str, Any], option: str) -> None:
+    """The data parsers would take it with a warning, and lose it."""
+    with pytest.raises(RequestError, match=option):
+        versions.ADAPTERS[version].submit_body(msgspec.structs.replace(SPEC, **changes), "alice")
 
 
 @pytest.mark.parametrize(

@@ -17,9 +17,12 @@ import msgspec
 
 from hipercow_slurm.api import config
 from hipercow_slurm.api.accounts import Account
+from hipercow_slurm.api.job_counts import counted
 from hipercow_slurm.api.schemas import JobBody
 from hipercow_slurm.errors import RequestError
-from hipercow_slurm.sbatch import directives, environment, moment
+from hipercow_slurm.sbatch import directives, environment
+from hipercow_slurm.sbatch_options import OWN
+from hipercow_slurm.sbatch_time import minutes, moment
 from hipercow_slurm.slurm.check import check
 from hipercow_slurm.slurm.model import JobSpec
 
@@ -55,7 +58,9 @@ def plan(body: JobBody, account: Account, *, comment: str, allowed: config.Jobs 
     Raises:
         RequestError: the job could not run, with the reason; ``bad-directive``: a #SBATCH line we do not take.
     """
-    body, warnings = _counted(with_directives(body))
+    body, warnings = with_directives(body)
+    body, more = counted(body)
+    warnings += more
     directory = _absolute("working_directory", body.working_directory or account.home, account.home)
     default = "slurm-%A_%a.out" if body.array else "slurm-%j.out"
     output = _absolute("output", body.output or default, directory)
@@ -71,7 +76,10 @@ def plan(body: JobBody, account: Account, *, comment: str, allowed: config.Jobs 
         environment=environment,
         hold=bool(body.hold),
         comment=f"{comment} {body.comment}" if body.comment else comment,
-        begin_time=None if body.begin_time is None else _epoch(body.begin_time),
+        begin_time=_epoch("begin_time", body.begin_time),
+        deadline=_epoch("deadline", body.deadline),
+        **_nodes(body.nodes),
+        **_switches(body.switches),
         exclusive="exclusive" if body.exclusive is True else body.exclusive or None,
         **{key: value for key, value in msgspec.to_builtins(body).items() if key in _AS_THEY_ARE},
     )
@@ -79,16 +87,6 @@ def plan(body: JobBody, account: Account, *, comment: str, allowed: config.Jobs 
     if stayed:
         warnings.append(f"these environment variables do not travel to the cluster: {', '.join(stayed)}")
     return Planned(spec, directory, output, error, tuple(warnings))
-
-
-def _counted(body: JobBody) -> tuple[JobBody, list[str]]:
-    """Tasks and nodes as sbatch makes them fit, which slurmrestd does not, and what sbatch says of it."""
-    if body.tasks is None and body.tasks_per_node is not None:
-        return msgspec.structs.replace(body, tasks=body.tasks_per_node * (body.nodes or 1)), []
-    if body.tasks is not None and body.nodes is not None and body.tasks < body.nodes:
-        warning = f"{body.tasks} tasks cannot use {body.nodes} nodes: the job asks for {body.tasks}"
-        return msgspec.structs.replace(body, nodes=body.tasks), [warning]
-    return body, []
 
 
 _MADE_HERE = {
@@ -102,34 +100,62 @@ _MADE_HERE = {
     "begin_time",
     "exclusive",
     "input",
+    "deadline",
+    "nodes",
+    "nodes_at_most",
+    "switches",
+    "switches_wait_s",
 }
 _AS_THEY_ARE = frozenset(JobSpec.__struct_fields__) - _MADE_HERE
 
 
-def with_directives(body: JobBody) -> JobBody:
-    """``body`` completed from its script's #SBATCH lines; what the request itself says wins.
+def with_directives(body: JobBody) -> tuple[JobBody, list[str]]:
+    """``body`` completed from its script's #SBATCH lines; what the request itself says wins. And warnings.
 
     Raises:
         RequestError: ``bad-directive``, ``bad-export``.
     """
     if body.ignore_directives or "#SBATCH" not in body.script:
-        return body
-    found: dict[str, Any] = directives(body.script)
+        return body, []
+    found: dict[str, Any] = directives(body.script, own=True)
+    own = [option.names[-1] for option in OWN if found.pop(option.key, None) and option.key == "wait"]
     exports = environment(found.pop("export", ()), body.environment, all_travel=True)
     given = {key: value for key, value in found.items() if getattr(body, key) is None}
     given["environment"] = {**exports, **body.environment}
     try:
         # Through the same door as the request: the same limits for the same keys.
-        return msgspec.convert({**msgspec.structs.asdict(body), **given}, JobBody)
+        completed = msgspec.convert({**msgspec.structs.asdict(body), **given}, JobBody)
     except msgspec.ValidationError as error:
         raise RequestError(f"the script's #SBATCH lines: {error}", code="bad-directive") from None
+    return completed, [f"nothing here waits for the job's end, as the script's #SBATCH {name} asks for" for name in own]
 
 
-def _epoch(text: str) -> int:
+def _epoch(what: str, text: str | None) -> int | None:
     try:
-        return int(datetime.datetime.fromisoformat(moment(text)).timestamp())
+        return None if text is None else int(datetime.datetime.fromisoformat(moment(text)).timestamp())
     except ValueError as error:
-        raise RequestError(f"begin_time: {error}") from None
+        raise RequestError(f"{what}: {error}") from None
+
+
+def _nodes(nodes: int | str | None) -> dict[str, Any]:
+    """The fewest and the most."""
+    if not isinstance(nodes, str):
+        return {"nodes": nodes}
+    fewest, most = map(int, nodes.split("-"))
+    return {"nodes": fewest, "nodes_at_most": most}
+
+
+def _switches(text: str | None) -> dict[str, Any]:
+    """How many, and how long they are waited for."""
+    if text is None:
+        return {}
+    number, at, time = text.partition("@")
+    try:
+        if not re.fullmatch("[1-9][0-9]{0,8}", number):
+            raise ValueError(f"{number!r} is not a whole number from 1 on")
+        return {"switches": int(number), "switches_wait_s": minutes(time) * 60 if at else None}
+    except ValueError as error:
+        raise RequestError(f"switches {text[:80]!r} is not of the form 1@30: {error}") from None
 
 
 def environment_of(

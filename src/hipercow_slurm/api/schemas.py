@@ -20,6 +20,9 @@ _YEAR_10000 = 253402300800
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
 PathText = Annotated[str, msgspec.Meta(min_length=1, max_length=4096)]
 Count = Annotated[int, msgspec.Meta(ge=1, le=2**31 - 2)]
+Counted = Annotated[int, msgspec.Meta(ge=0, le=2**31 - 2)]
+Small = Annotated[int, msgspec.Meta(ge=1, le=65533)]  # 16 bits in Slurm
+Moment = Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
 
 
 class Body(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -53,8 +56,9 @@ class ConversationBody(Body, frozen=True):
 class JobBody(Body, frozen=True, omit_defaults=True):
     """One job. What is left out is taken from ``#SBATCH`` lines of the script, unless ``ignore_directives``.
 
-    Paths may be relative: to the home directory, or to ``working_directory``. ``begin_time`` is RFC 3339, or one
-    of sbatch's forms in the service's time zone. ``exclusive`` is true, ``user`` or ``mcs``.
+    Paths may be relative: to the home directory, or to ``working_directory``. ``begin_time`` and
+    ``deadline`` are RFC 3339, or one of sbatch's forms in the service's time zone. ``exclusive`` is true, ``user`` or
+    ``mcs``; ``nodes`` a number or ``MIN-MAX``.
     """
 
     script: str
@@ -62,25 +66,61 @@ class JobBody(Body, frozen=True, omit_defaults=True):
     partition: Name | None = None
     account: Name | None = None
     qos: Name | None = None
-    nodes: Count | None = None
+    nodes: Count | Annotated[str, msgspec.Meta(pattern="^[0-9]{1,9}-[0-9]{1,9}$")] | None = None
     tasks: Count | None = None
-    tasks_per_node: Annotated[int, msgspec.Meta(ge=1, le=65533)] | None = None
-    cpus_per_task: Annotated[int, msgspec.Meta(ge=1, le=65533)] | None = None
-    memory_mb: Annotated[int, msgspec.Meta(ge=0, le=2**31 - 2)] | None = None
-    memory_per_cpu_mb: Annotated[int, msgspec.Meta(ge=0, le=2**31 - 2)] | None = None
+    tasks_per_node: Small | None = None
+    tasks_per_socket: Small | None = None
+    tasks_per_core: Small | None = None
+    tasks_per_gpu: Small | None = None
+    cpus_per_task: Small | None = None
+    cpus_per_gpu: Small | None = None
+    minimum_cpus_per_node: Small | None = None
+    sockets_per_node: Small | None = None
+    cores_per_socket: Small | None = None
+    threads_per_core: Small | None = None
+    hint: Literal["compute_bound", "memory_bound", "multithread", "nomultithread"] | None = None
+    distribution: Name | None = None
+    overcommit: bool | None = None
+    core_spec: Counted | None = None
+    thread_spec: Counted | None = None
+    cpu_freq: Name | None = None
+    memory_mb: Counted | None = None
+    memory_per_cpu_mb: Counted | None = None
+    memory_per_gpu_mb: Counted | None = None
+    tmp_mb: Counted | None = None
     gpus: Name | None = None
     gpus_per_node: Name | None = None
     gpus_per_task: Name | None = None
+    gpus_per_socket: Name | None = None
+    gpu_bind: Name | None = None
+    gpu_freq: Name | None = None
     gres: Name | None = None
+    gres_flags: Literal["disable-binding", "enforce-binding"] | None = None
     constraint: Name | None = None
+    prefer: Name | None = None
+    cluster_constraint: Name | None = None
+    switches: Name | None = None
     nodelist: PathText | None = None
+    exclude: PathText | None = None
+    contiguous: bool | None = None
+    spread_job: bool | None = None
+    use_min_nodes: bool | None = None
     time_limit_min: Count | None = None
-    begin_time: Annotated[str, msgspec.Meta(min_length=1, max_length=64)] | None = None
+    minimum_time_min: Count | None = None
+    begin_time: Moment | None = None
+    deadline: Moment | None = None
+    delay_boot_min: Counted | None = None
     dependency: PathText | None = None
+    kill_on_invalid_dep: bool | None = None
+    burst_buffer: Name | None = None
     licenses: Name | None = None
     reservation: Name | None = None
     requeue: bool | None = None
     exclusive: bool | Literal["user", "mcs"] | None = None
+    oversubscribe: bool | None = None
+    no_kill: bool | None = None
+    wait_all_nodes: bool | None = None
+    signal: Name | None = None
     open_mode: Literal["append", "truncate"] | None = None
     nice: Annotated[int, msgspec.Meta(ge=-(2**31) + 3, le=2**31 - 3)] | None = None
     priority: Count | None = None
@@ -90,6 +130,11 @@ class JobBody(Body, frozen=True, omit_defaults=True):
     input: PathText | None = None
     mail_type: Name | None = None
     mail_user: Name | None = None
+    wckey: Name | None = None
+    mcs_label: Name | None = None
+    profile: Name | None = None
+    acctg_freq: Name | None = None
+    get_user_env: bool | None = None
     environment: dict[str, str] = {}
     hold: bool | None = None
     array: Name | None = None

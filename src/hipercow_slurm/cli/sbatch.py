@@ -1,4 +1,4 @@
-"""sbatch's options on our command line: the table of ``hipercow_slurm.sbatch`` in click's words."""
+"""sbatch's options on our command line: the table of ``hipercow_slurm.sbatch_options`` in click's words."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 from click.shell_completion import CompletionItem
 
-from hipercow_slurm import sbatch
+from hipercow_slurm import sbatch_options as sbatch
 
 F = TypeVar("F", bound=Callable[..., Any])
 if TYPE_CHECKING:
@@ -20,7 +20,13 @@ _METAVARS = {
     "time_limit_min": "TIME",
     "memory_mb": "SIZE",
     "memory_per_cpu_mb": "SIZE",
+    "memory_per_gpu_mb": "SIZE",
+    "tmp_mb": "SIZE",
+    "minimum_time_min": "TIME",
     "begin_time": "TIME",
+    "deadline": "TIME",
+    "kill_on_invalid_dep": "yes|no",
+    "wait_all_nodes": "0|1",
     "export": "NAME=VALUE,...",
 }
 
@@ -35,7 +41,7 @@ class Argument(AnyType):
     """An option's argument, read by the table's own function."""
 
     def __init__(self, read: Callable[[str], Any]) -> None:
-        self.name = "number" if read in (sbatch.count, sbatch.nodes, sbatch.nice) else "text"
+        self.name = "number" if read in (sbatch.count, sbatch.counted, sbatch.nodes, sbatch.nice) else "text"
         self._read = read
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:

@@ -19,6 +19,7 @@ from hipercow_slurm.client.problems import clean
 from hipercow_slurm.client.sync.client import Client
 from hipercow_slurm.errors import Error, RequestError, SchedulerError
 from hipercow_slurm.sbatch import directives, environment
+from hipercow_slurm.sbatch_options import OWN
 
 
 @click.command(
@@ -62,14 +63,16 @@ def submit(
     if (script is None) == (wrap is None):
         raise click.UsageError("give either a script (- for standard input) or --wrap COMMAND", ctx)
     text, name = _script(script) if script is not None else (f"#!/bin/sh\n{wrap}\n", "wrap")
-    asked = {} if ignore_directives else directives(text)
+    asked = {} if ignore_directives else directives(text, own=True)
+    own = {option.key: asked.pop(option.key, False) for option in OWN}
+    wait_, parsable = wait_ or own["wait"], parsable or own["parsable"]
     given = {key: options[key] for key in options if ctx.get_parameter_source(key) is ParameterSource.COMMANDLINE}
     spec = _spec(text, name, {**asked, **given})
     with connect() as client:
         job = _submitted(client, spec, idempotency_key)
         # While its output goes to standard output, nothing else does.
         log = wait_ and not (no_log or parsable or as_json)
-        _announce(job, as_json=as_json and not wait_, parsable=parsable, quiet=as_json, err=log)
+        _announce(job, as_json=as_json and not wait_, parsable=parsable, quiet=as_json or own["quiet"], err=log)
         for warning in job.warnings:
             # Slurm warns that a job is held; whoever asked for just that knows.
             if not (spec.get("hold") and "held state" in warning):
@@ -97,7 +100,7 @@ def _spec(script: str, name: str | None, wanted: dict[str, Any]) -> dict[str, An
     return {
         key: value
         for key, value in spec.items()
-        if value not in (None, {}) and (value is not False or key == "requeue")
+        if value not in (None, {}) and (value is not False or key != "ignore_directives")
     }
 
 

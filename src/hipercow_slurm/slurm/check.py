@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from hipercow_slurm.errors import ProtocolError, RequestError
+from hipercow_slurm.slurm.check_forms import check_forms
 from hipercow_slurm.slurm.hostlist import expand
 from hipercow_slurm.slurm.model import JobSpec
 
@@ -21,6 +22,7 @@ TEXT_LIMIT = 1024
 PATH_LIMIT = 4096
 ENVIRONMENT_LIMIT = 256 * 1024  # bytes of all names and values; execve's own limit is 128 KiB for a single one
 NUMBER_LIMIT = 2**31 - 1  # above, Slurm's own special values (NO_VAL, INFINITE) begin
+SMALL_LIMIT = 65533  # 16 bits in Slurm, without its special values
 NODES_LIMIT = 10_000  # names in a nodelist
 TIME_LIMIT = 366 * 24 * 60  # minutes; Slurm itself cuts off at a year
 
@@ -55,23 +57,59 @@ _TEXTS = {  # and how many bytes they may have
     "input": PATH_LIMIT,
     "mail_type": TEXT_LIMIT,
     "mail_user": TEXT_LIMIT,
+    "exclude": PATH_LIMIT,
+    "prefer": TEXT_LIMIT,
+    "cluster_constraint": TEXT_LIMIT,
+    "gpus_per_socket": TEXT_LIMIT,
+    "burst_buffer": TEXT_LIMIT,
+    "wckey": TEXT_LIMIT,
+    "mcs_label": TEXT_LIMIT,
     "output": PATH_LIMIT,
     "error": PATH_LIMIT,
 }
 _NUMBERS = {  # from 1, or _LEAST, to this
     "nodes": NUMBER_LIMIT,
     "tasks": NUMBER_LIMIT,
-    "cpus_per_task": 65533,  # 16 bits in Slurm
+    "nodes_at_most": NUMBER_LIMIT,
+    "cpus_per_task": SMALL_LIMIT,
     "memory_mb": NUMBER_LIMIT,
     "time_limit_min": TIME_LIMIT,
-    "tasks_per_node": 65533,
+    "tasks_per_node": SMALL_LIMIT,
+    "tasks_per_socket": SMALL_LIMIT,
+    "tasks_per_core": 65535,  # sbatch's for --hint=multithread
+    "tasks_per_gpu": SMALL_LIMIT,
+    "cpus_per_gpu": SMALL_LIMIT,
+    "minimum_cpus_per_node": SMALL_LIMIT,
+    "sockets_per_node": SMALL_LIMIT,
+    "cores_per_socket": SMALL_LIMIT,
+    "threads_per_core": SMALL_LIMIT,
+    "core_spec": 32766,  # 16 bits, and one of them says that threads are meant
+    "thread_spec": 32766,
+    "memory_per_gpu_mb": NUMBER_LIMIT,
+    "tmp_mb": NUMBER_LIMIT,
+    "switches": NUMBER_LIMIT,
+    "switches_wait_s": NUMBER_LIMIT,
+    "minimum_time_min": TIME_LIMIT,
+    "deadline": 2**32 - 1,
+    "delay_boot_min": TIME_LIMIT,
     "memory_per_cpu_mb": NUMBER_LIMIT,
     "begin_time": 2**32 - 1,
     "priority": NUMBER_LIMIT,
 }
 
 
-_LEAST = {"memory_mb": 0, "memory_per_cpu_mb": 0}  # 0: all there is
+# 0: all there is, or none.
+_LEAST = dict.fromkeys(("memory_mb", "memory_per_cpu_mb", "memory_per_gpu_mb", "tmp_mb"), 0)
+_LEAST |= dict.fromkeys(("core_spec", "thread_spec", "delay_boot_min", "switches_wait_s"), 0)
+# Neither with the other, as sbatch has it; slurmrestd takes them and Slurm does something.
+_EITHER = (
+    ("memory_mb", "memory_per_cpu_mb"),
+    ("memory_mb", "memory_per_gpu_mb"),
+    ("memory_per_cpu_mb", "memory_per_gpu_mb"),
+    ("cpus_per_task", "cpus_per_gpu"),
+    ("core_spec", "thread_spec"),
+    ("exclusive", "oversubscribe"),
+)
 
 
 def check(spec: JobSpec) -> None:
@@ -94,8 +132,13 @@ def check(spec: JobSpec) -> None:
             raise RequestError(f"{what} contains a backslash, which Slurm gets wrong")
     if spec.nice is not None and abs(spec.nice) > NUMBER_LIMIT:
         raise RequestError(f"nice is {spec.nice}; it must be from {-NUMBER_LIMIT} to {NUMBER_LIMIT}")
-    if spec.memory_mb is not None and spec.memory_per_cpu_mb is not None:
-        raise RequestError("memory_mb and memory_per_cpu_mb exclude each other")
+    for one, other in _EITHER:
+        # Not by value: no memory, 0, is said as well.
+        if all(given.get(what) is not None and given[what] is not False for what in (one, other)):
+            raise RequestError(f"{one} and {other} exclude each other")
+    if spec.nodes_at_most is not None and spec.nodes_at_most < (spec.nodes or 1):
+        raise RequestError(f"nodes: {spec.nodes}-{spec.nodes_at_most} runs backwards")
+    check_forms(given)
     for what, value in (("gpus", spec.gpus), ("gres", spec.gres), ("licenses", spec.licenses)):
         # sbatch answers these with a list; slurmrestd takes them for names
         if value in ("help", "list"):
@@ -104,8 +147,9 @@ def check(spec: JobSpec) -> None:
     for one in () if spec.mail_type is None else spec.mail_type.split(","):
         if one.upper() not in MAIL_TYPES:  # 24.11 says so in a warning, and sends no mail
             raise RequestError(f"mail_type {one[:40]!r} is none of {', '.join(MAIL_TYPES)}")
-    if spec.nodelist is not None:
-        _nodelist(spec.nodelist)
+    for what, value in (("nodelist", spec.nodelist), ("exclude", spec.exclude)):
+        if value is not None:
+            _nodelist(what, value)
     if spec.array is not None:
         _array(spec.array)
 
@@ -168,13 +212,13 @@ def _environment(environment: dict[str, str]) -> None:
         raise RequestError(f"the environment has {total} bytes; the limit is {ENVIRONMENT_LIMIT}")
 
 
-def _nodelist(nodelist: str) -> None:
+def _nodelist(what: str, nodelist: str) -> None:
     """slurmrestd 22.05 dies, for everybody, of a range of more than 65536 nodes, backwards, or without numbers."""
     try:
         expand(nodelist, max_names=NODES_LIMIT)
     except ProtocolError as error:
         why = error.message.rpartition(": ")[2]
-        raise RequestError(f"nodelist {nodelist[:80]!r} is not of the form c1,c[2-5]: {why}") from error
+        raise RequestError(f"{what} {nodelist[:80]!r} is not of the form c1,c[2-5]: {why}") from error
 
 
 def _array(array: str) -> None:

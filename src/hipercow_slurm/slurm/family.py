@@ -11,30 +11,9 @@ from hipercow_slurm.slurm.answers import Answer
 from hipercow_slurm.slurm.bare import RawBody, refusals_of
 from hipercow_slurm.slurm.model import Job, JobChange, JobSpec, Node, Partition, Submitted
 
-DEFAULT_PATH = "/usr/local/bin:/usr/bin:/bin"
-# What sbatch, and not slurmctld, tells a job of its own options (measured, 22.05); scripts rely on it.
-_TOLD = {
-    "SLURM_CPUS_PER_TASK": "cpus_per_task",
-    "SLURM_NTASKS_PER_NODE": "tasks_per_node",
-    "SLURM_GPUS": "gpus",
-    "SLURM_GPUS_PER_NODE": "gpus_per_node",
-}
-
 # Not at once: slurmd has just revoked the requeued job's credential, and kills what starts again in the same second
 # ("Job credential revoked"). Slurm's own delay for the same reason is two minutes.
 SOON_S = 5
-
-
-def environment(spec: JobSpec, localname: str, of_task: dict[str, str]) -> dict[str, str]:
-    """The job's variables. Never empty: slurmrestd refuses that, and adds hardly anything of its own.
-
-    ``of_task`` is how this version's sbatch tells a job of ``gpus_per_task``: without it each task of a step in the job
-    sees all the job's GPUs.
-    """
-    told = {name: str(getattr(spec, key)) for name, key in _TOLD.items() if getattr(spec, key) is not None}
-    directory = spec.working_directory or "/"
-    own = {"PATH": DEFAULT_PATH, "USER": localname, "LOGNAME": localname}
-    return {**own, "SLURM_SUBMIT_DIR": directory, **told, **of_task, **spec.environment}
 
 
 class Family(ABC):

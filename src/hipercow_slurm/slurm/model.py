@@ -45,6 +45,14 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         exclusive: whole nodes; ``user`` and ``mcs``: shared with nobody else's jobs.
         open_mode: what becomes of output files that exist.
         nice: how much it steps back; priority: only where the site lets users set it.
+        nodes_at_most: with ``nodes`` as the fewest.
+        exclude: nodes it must not have; prefer: features it would like; use_min_nodes: rather the fewest nodes.
+        hint: as ``threads_per_core`` and its like are set already, for the job to read.
+        signal: ``USR1@60``, before it a letter for the batch script itself (``B:``), for a reservation (``R:``).
+        switches: at most so many, for ``switches_wait_s`` at least.
+        deadline: the job goes if it cannot end before.
+        minimum_time_min: the limit may be made as short as this.
+        get_user_env: begin with the variables of a login on the node.
     """
 
     script: str
@@ -84,6 +92,49 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     input: str | None = None
     mail_type: str | None = None
     mail_user: str | None = None
+    nodes_at_most: int | None = None
+    exclude: str | None = None
+    prefer: str | None = None
+    cluster_constraint: str | None = None
+    switches: int | None = None
+    switches_wait_s: int | None = None
+    tasks_per_core: int | None = None
+    tasks_per_socket: int | None = None
+    tasks_per_gpu: int | None = None
+    sockets_per_node: int | None = None
+    cores_per_socket: int | None = None
+    threads_per_core: int | None = None
+    minimum_cpus_per_node: int | None = None
+    cpus_per_gpu: int | None = None
+    memory_per_gpu_mb: int | None = None
+    gpus_per_socket: str | None = None
+    gpu_bind: str | None = None
+    gpu_freq: str | None = None
+    gres_flags: Literal["disable-binding", "enforce-binding"] | None = None
+    hint: Literal["compute_bound", "memory_bound", "multithread", "nomultithread"] | None = None
+    distribution: str | None = None
+    core_spec: int | None = None
+    thread_spec: int | None = None
+    cpu_freq: str | None = None
+    tmp_mb: int | None = None
+    minimum_time_min: int | None = None
+    deadline: int | None = None
+    delay_boot_min: int | None = None
+    kill_on_invalid_dep: bool | None = None
+    wait_all_nodes: bool | None = None
+    no_kill: bool | None = None
+    oversubscribe: bool | None = None
+    overcommit: bool | None = None
+    contiguous: bool | None = None
+    spread_job: bool | None = None
+    use_min_nodes: bool | None = None
+    get_user_env: bool | None = None
+    signal: str | None = None
+    burst_buffer: str | None = None
+    wckey: str | None = None
+    mcs_label: str | None = None
+    profile: str | None = None
+    acctg_freq: str | None = None
 
 
 class Past(msgspec.Struct, frozen=True, kw_only=True):

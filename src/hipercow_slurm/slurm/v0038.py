@@ -10,12 +10,13 @@ from typing import Any
 
 import msgspec
 
-from hipercow_slurm.slurm import answers
+from hipercow_slurm.slurm import answers, v0038_rarer
 from hipercow_slurm.slurm.answers import Answer
 from hipercow_slurm.slurm.bare import RawBody, RawRefusal
 from hipercow_slurm.slurm.check import check
-from hipercow_slurm.slurm.family import SOON_S, Family, environment
+from hipercow_slurm.slurm.family import SOON_S, Family
 from hipercow_slurm.slurm.model import JobChange, JobSpec
+from hipercow_slurm.slurm.told import environment
 
 _decoder = msgspec.json.Decoder(RawBody)
 
@@ -37,15 +38,16 @@ class V0038(Family):
 
     def submit_body(self, spec: JobSpec, localname: str) -> bytes:
         check(spec)
-        of_task = {} if spec.gpus_per_task is None else {"SLURM_GPUS_PER_TASK": spec.gpus_per_task}
+        told = {"SLURM_GPUS_PER_TASK": spec.gpus_per_task, "SLURM_GPU_BIND": spec.gpu_bind}
         job: dict[str, Any] = {
             "name": spec.name or "job",  # without one, Slurm shows "(null)"
             "current_working_directory": spec.working_directory,
-            "environment": environment(spec, localname, of_task),
+            "environment": environment(spec, localname, told),
             "partition": spec.partition,
             "account": spec.account,
             "qos": spec.qos,
-            "nodes": spec.nodes,
+            # A list of two numbers, as its schema has it, is taken and lost.
+            "nodes": spec.nodes if spec.nodes_at_most is None else f"{spec.nodes}-{spec.nodes_at_most}",
             "tasks": spec.tasks,
             "cpus_per_task": spec.cpus_per_task,
             "memory_per_node": spec.memory_mb,
@@ -79,6 +81,7 @@ class V0038(Family):
             "mail_type": spec.mail_type,
             "mail_user": spec.mail_user,
             "priority": None if spec.priority is None else str(spec.priority),
+            **v0038_rarer.fields(spec),
         }
         given = {key: value for key, value in job.items() if value is not None}
         return msgspec.json.encode({"script": spec.script, "job": given})
