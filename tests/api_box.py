@@ -69,6 +69,7 @@ failures_per_address = 200
 request_body_s = 1.5
 request_headers_s = 2.0
 answer_s = 2.0
+connections_per_address = 200
 """
 SIGNER_TOML = """\
 [signer]
