@@ -1,8 +1,7 @@
 """The ways in: a password, HTTP Basic, a Negotiate token, an uploaded ticket; each ends in a session.
 
-Rule 1: wrong password and unknown user look alike: same code, same sentence, same time. Rule 2: the KDC must prove
-itself with our keytab before its word counts. Rule 3: what a ticket says of itself counts for nothing: the KDC must
-honour it, and whose it is stands where only the KDC can write (``krb5.prove``). Rule 4: all of it is throttled.
+Rule 1: wrong password and unknown user look alike: same code, same sentence, same time. Rule 2: nothing of what comes
+in is believed here; ``judging.py`` says what is true of it, and counts the tries.
 """
 
 from __future__ import annotations
@@ -16,32 +15,27 @@ import re
 import secrets
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 
 from hipercow_slurm import log
-from hipercow_slurm.api import naming, negotiate, passwords, schemas
+from hipercow_slurm.api import naming, schemas
 from hipercow_slurm.api.binding import EndPoint
-from hipercow_slurm.api.config import Config, with_realm
-from hipercow_slurm.api.conversations import Conversation, ConversationError, Conversations
+from hipercow_slurm.api.config import Config
+from hipercow_slurm.api.conversations import Conversation, Conversations
 from hipercow_slurm.api.database import Database
-from hipercow_slurm.api.desk import Armor, Desk
+from hipercow_slurm.api.judging import Judge, outward
 from hipercow_slurm.api.metrics import ApiMetrics
 from hipercow_slurm.api.opening import Opener
 from hipercow_slurm.api.password import checked, password_of, wipe
 from hipercow_slurm.api.problems import ThrottledError, not_logged_in
 from hipercow_slurm.api.session import Session
 from hipercow_slurm.api.sessions import Sessions
-from hipercow_slurm.api.throttle import Charge, LoginThrottle
-from hipercow_slurm.api.throttle_db import Outcome
 from hipercow_slurm.api.trail import Trail
 from hipercow_slurm.errors import AccessError, CredentialError, Error, RequestError
-from hipercow_slurm.krb5 import ccfile, enctypes, krbcred, prove
+from hipercow_slurm.krb5 import ccfile, krbcred
 from hipercow_slurm.values import KrbCred
 
 _PASSWORD_BYTES = 512
-# These cost a token of the throttle, everything else does not. A KDC may ask for more after a wrong password, too.
-_GUESSES = {"login-failed", "account-locked", "answers-wanted"}
 _USERNAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
 _SLOW = "set [limits] failed_login_s above what the KDC takes: now the time tells whether there is such a user"
 _BASIC_KEPT = 1000
@@ -66,15 +60,9 @@ class Logins:
         self._names = names
         self._opener = opener
         self._sessions = sessions
-        self._counted = counted
         self._trail = trail
-        self._service = with_realm(conf.api.service, conf.api.realm)
-        self._acceptor = negotiate.Acceptor(conf.api, self._service, seen)
-        self._throttle = LoginThrottle(conf.limits, database)
-        self._desk = Desk(conf.limits)
-        armor = Armor(self._service, conf.api.keytab) if conf.api.fast != "off" else None
-        self._passwords = passwords.Passwords(conf.api, self._service, armor)
         self._conversations = Conversations(database)
+        self._judge = Judge(conf, database, self._conversations, counted, trail, seen)
         self._basic_key = secrets.token_bytes(32)
         self._basic: OrderedDict[bytes, tuple[float, Session]] = OrderedDict()
         self._checking: dict[tuple[bytes, str], asyncio.Task[Session]] = {}
@@ -151,8 +139,8 @@ class Logins:
         Raises:
             CredentialError: ``ticket-not-delegated``, and as ``negotiate.Acceptor``. Else as ``upload``.
         """
-        async with self._refusing(address, way="negotiate"):
-            found = await self._desk.ask(lambda: self._acceptor.accept(token))
+        async with self._judge.refusing(address, way="negotiate"):
+            found = await self._judge.negotiated(token)
             if found.cred is None:
                 raise CredentialError(
                     f"{found.principal} is known now, but without a ticket nothing can be done for its jobs",
@@ -168,7 +156,7 @@ class Logins:
         Raises:
             RequestError: neither of both. CredentialError, AccessError, UnavailableError: as ``prove``.
         """
-        async with self._refusing(address, way="ticket"):
+        async with self._judge.refusing(address, way="ticket"):
             return await self._by_ticket(ticket_of(data), address, way="ticket")
 
     async def replace(self, session: Session, data: bytearray, address: str) -> None:
@@ -177,13 +165,13 @@ class Logins:
         Raises:
             AccessError: ``principal-mismatch``: it is somebody else's. Else as ``upload``.
         """
-        async with self._refusing(address, way="ticket"):
+        async with self._judge.refusing(address, way="ticket"):
             cred = ticket_of(data)
             if cred.client != session.principal:
                 raise AccessError(
                     f"this session is {session.principal}'s, the ticket is not", code="principal-mismatch"
                 )
-            await self._proved(cred)
+            await self._judge.proved(cred)
             await self._opener.admit(cred)
         await self._sessions.replace(session, cred)
 
@@ -218,8 +206,8 @@ class Logins:
         """Set the new password, and end the conversation; else it goes on."""
         kept = bytearray(password)
         try:
-            async with self._refusing(address, way="conversation"):
-                await self._desk.ask(lambda: self._passwords.change(found.ticket, kept), turned_away=lambda: wipe(kept))
+            async with self._judge.refusing(address, way="conversation"):
+                await self._judge.change(found.ticket, kept)
         except Error as error:
             await self._conversations.give_back(conversation, tried=error.code == "password-rejected")
             raise
@@ -228,7 +216,7 @@ class Logins:
 
     def close(self) -> None:
         """Take no more checks."""
-        self._desk.close()
+        self._judge.close()
 
     async def _by_password(
         self,
@@ -249,12 +237,12 @@ class Logins:
             wipe(password, *answers)
             raise
         try:
-            cred = await self._judged(principal, counted, password, address, answers)
+            cred = await self._judge.password(principal, counted, password, address, answers)
             shown, proved = principal, True  # the password was right: it is a name
             account = await self._opener.admit(cred)
         except Error as error:
             naming.hide(error, principal, shown)
-            await self._refused(error, address, way=way, principal=shown)
+            await self._judge.refused(error, address, way=way, principal=shown)
             if not proved:  # a name in one answer and a mark in another would tell users from strangers
                 naming.hide(error, shown, "this user")
             if not isinstance(error, ThrottledError):
@@ -262,15 +250,8 @@ class Logins:
                 if left_s < 0 and error.code == "login-failed":  # from here on the time tells users from strangers
                     log.get().warning("login.slow", seconds=round(time.monotonic() - started, 1), hint=_SLOW)
                 await asyncio.sleep(left_s)
-            raise _outward(error) from None
+            raise outward(error) from None
         return await self._opener.open(cred, account, address, way=way, life_s=life_s)
-
-    async def _refused(self, error: Error, address: str, *, way: str, principal: str | None = None) -> None:
-        self._counted.login(way, error.code)
-        log.get().warning(
-            "login.refused", way=way, principal=principal, address=address, code=error.code, why=error.message
-        )
-        await self._trail.note("login", "refused", who=principal, peer=address, why=f"way={way} {error.code}")
 
     async def _by_ticket(self, cred: KrbCred, address: str, *, way: str) -> schemas.SessionCreated:
         try:
@@ -281,61 +262,10 @@ class Logins:
                 code=error.code,
                 hint="klist shows whose ticket it is; kinit gets another one",
             ) from None
-        await self._proved(cred)
+        await self._judge.proved(cred)
         account = await self._opener.admit(cred)
         _, created = await self._opener.open(cred, account, address, way=way)
         return created
-
-    async def _proved(self, cred: KrbCred) -> None:
-        if self._conf.api.weak_enctypes == "refuse":
-            enctypes.refuse_weak(cred)
-        await self._desk.ask(lambda: prove.prove(cred, keytab=self._conf.api.keytab, service=self._service))
-
-    @asynccontextmanager
-    async def _refusing(self, address: str, *, way: str) -> AsyncIterator[None]:
-        """A refusal of what is tried in the block is logged, and costs the address a token if it was the client's."""
-        charge: Charge | None = None
-        outcome: Outcome = "undecided"
-        try:
-            charge = await self._throttle.charge(None, address)
-            yield
-        except Error as error:
-            if isinstance(error, CredentialError | AccessError):
-                outcome = "failed"
-            await self._refused(error, address, way=way)
-            raise
-        finally:
-            if charge is not None:
-                await self._throttle.settle(charge, outcome)
-
-    async def _judged(
-        self, principal: str, counted: str, password: bytearray, address: str, answers: Sequence[bytearray]
-    ) -> KrbCred:
-        """The KDC's verdict, with the throttle charged before and settled after; ``counted``: whose tries these are."""
-        try:
-            charge = await self._throttle.charge(naming.one_spelling(principal), address, counted)
-        except BaseException:
-            wipe(password, *answers)
-            raise
-        outcome: Outcome = "undecided"
-        try:
-            verdict = await self._desk.ask(
-                lambda: self._passwords.check(principal, password, answers),
-                turned_away=lambda: wipe(password, *answers),
-            )
-            if isinstance(verdict, KrbCred) and verdict.client != principal:
-                raise AccessError(f"the KDC answered for another principal than {principal}", code="kdc-not-genuine")
-            outcome = "succeeded"
-        except Error as error:
-            if error.code in _GUESSES:
-                outcome = "failed"
-            raise
-        finally:
-            await self._throttle.settle(charge, outcome)
-        if isinstance(verdict, passwords.MustChange):
-            conversation = await self._conversations.begin(principal, verdict.ticket)
-            raise ConversationError(verdict.why, code=verdict.code, conversation=conversation)
-        return verdict
 
 
 def principal_of(username: str, realm: str) -> str:
@@ -381,12 +311,3 @@ def _basic_of(credentials: str) -> tuple[str, bytearray]:
     if not colon:
         raise malformed
     return username, checked(bytearray(password), _PASSWORD_BYTES)
-
-
-def _outward(error: Error) -> Error:
-    """What the caller is told: libkrb5's words for a failed login would tell unknown users from wrong passwords."""
-    if isinstance(error, CredentialError) and error.code == "login-failed":
-        return CredentialError(
-            "the username or the password is wrong", code="login-failed", status=401, hint="check both and try again"
-        )
-    return error
