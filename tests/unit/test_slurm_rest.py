@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from slurm_recorded import VERSIONS, Recorded
 
-from hipercow_slurm.errors import ConfigError, Error, RequestError, SchedulerError, UnavailableError
+from hipercow_slurm.errors import ConfigError, Error, SchedulerError, UnavailableError
 from hipercow_slurm.slurm import link, rest, silence
 from hipercow_slurm.slurm.model import JobSpec
 from hipercow_slurm.slurm.rest import Identity, SlurmRest
@@ -180,13 +180,6 @@ async def test_a_submission_that_waited_for_a_connection_was_not_sent(path: Path
         await asyncio.gather(*busy, return_exceptions=True)
     assert error.code == "scheduler-unreachable", error
     assert not any(line.startswith("POST") for line, _, _ in peer.requests), peer.requests
-
-
-async def test_an_impossible_job_is_not_sent(path: Path) -> None:
-    peer = Peer()
-    async with met(peer, path) as slurm:
-        error = await refused(slurm, lambda: slurm.submit(ALICE, JobSpec(script="id\n", working_directory="/")))
-    assert isinstance(error, RequestError) and not peer.requests
 
 
 async def test_a_hung_up_submission_is_unknown_if_the_token_is_good(path: Path) -> None:

@@ -113,7 +113,7 @@ _EITHER = (
 
 
 def check(spec: JobSpec) -> None:
-    """Raise for the first thing wrong with ``spec``.
+    """Raise for the first thing wrong with ``spec``; nobody looks at it again before it is sent.
 
     Raises:
         RequestError: what is wrong and how to mend it; code ``script-too-large`` (413) or ``bad-request``.
@@ -134,7 +134,7 @@ def check(spec: JobSpec) -> None:
         raise RequestError(f"nice is {spec.nice}; it must be from {-NUMBER_LIMIT} to {NUMBER_LIMIT}")
     for one, other in _EITHER:
         # Not by value: no memory, 0, is said as well.
-        if all(given.get(what) is not None and given[what] is not False for what in (one, other)):
+        if one in given and other in given and given[one] is not False and given[other] is not False:
             raise RequestError(f"{one} and {other} exclude each other")
     if spec.nodes_at_most is not None and spec.nodes_at_most < (spec.nodes or 1):
         raise RequestError(f"nodes: {spec.nodes}-{spec.nodes_at_most} runs backwards")

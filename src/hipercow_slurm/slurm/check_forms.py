@@ -41,12 +41,12 @@ _FORMS = {
 
 
 def check_forms(given: Mapping[str, Any]) -> None:
-    """Raise for the first of ``given`` that has not its form; letters count the same small and capital.
+    """Raise for one of ``given`` that has not its form; letters count the same small and capital.
 
     Raises:
         RequestError: with an example.
     """
-    for what, (form, example) in _FORMS.items():
-        value = given.get(what)
-        if value is not None and not re.fullmatch(form, value, re.IGNORECASE | re.ASCII):
+    for what in _FORMS.keys() & given.keys():
+        value, (form, example) = given[what], _FORMS[what]
+        if not re.fullmatch(form, value, re.IGNORECASE | re.ASCII):
             raise RequestError(f"{what} {value[:80]!r} is not of the form {example}")

@@ -15,7 +15,6 @@ import msgspec
 from hipercow_slurm.slurm import answers, data_parser_rarer, data_parser_raw
 from hipercow_slurm.slurm.answers import Answer
 from hipercow_slurm.slurm.bare import RawBody
-from hipercow_slurm.slurm.check import check
 from hipercow_slurm.slurm.data_parser_gpus import gpus, of_task, tasks
 from hipercow_slurm.slurm.data_parser_rarer import number
 from hipercow_slurm.slurm.family import SOON_S, Family
@@ -58,7 +57,6 @@ class DataParser(Family):
         return _encoded(wanted)
 
     def submit_body(self, spec: JobSpec, localname: str) -> bytes:
-        check(spec)
         variables = environment(spec, localname, data_parser_rarer.told(spec))
         job: dict[str, Any] = {
             "script": spec.script,

@@ -31,10 +31,10 @@ class Family(ABC):
 
     @abstractmethod
     def submit_body(self, spec: JobSpec, localname: str) -> bytes:
-        """The JSON of a submission.
+        """The JSON of a submission that ``check.check`` has let through.
 
         Raises:
-            RequestError: Slurm would refuse this, or take it and fail later.
+            RequestError: slurmrestd of this version has no words for something in it.
         """
 
     @abstractmethod

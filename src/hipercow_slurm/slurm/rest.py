@@ -117,10 +117,10 @@ class SlurmRest:
         return (await self._chosen(who)).version
 
     async def submit(self, who: Who, spec: JobSpec) -> Submitted:
-        """Hand a job to Slurm, once.
+        """Hand a job that ``check.check`` has let through to Slurm, once.
 
         Raises:
-            RequestError: the job could not work; it was not sent.
+            RequestError: this slurmrestd has no words for something in it; it was not sent.
             SchedulerError: Slurm's refusal, or ``submit-unknown`` (504) if it may have taken the job.
             AccessError: ``scheduler-denied``: Slurm takes nothing from this account.
         """

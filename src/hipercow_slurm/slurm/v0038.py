@@ -13,7 +13,6 @@ import msgspec
 from hipercow_slurm.slurm import answers, v0038_rarer
 from hipercow_slurm.slurm.answers import Answer
 from hipercow_slurm.slurm.bare import RawBody, RawRefusal
-from hipercow_slurm.slurm.check import check
 from hipercow_slurm.slurm.family import SOON_S, Family
 from hipercow_slurm.slurm.model import JobChange, JobSpec
 from hipercow_slurm.slurm.told import environment
@@ -37,7 +36,6 @@ class V0038(Family):
         return msgspec.json.encode({key: value for key, value in wanted.items() if value is not None})
 
     def submit_body(self, spec: JobSpec, localname: str) -> bytes:
-        check(spec)
         told = {"SLURM_GPUS_PER_TASK": spec.gpus_per_task, "SLURM_GPU_BIND": spec.gpu_bind}
         job: dict[str, Any] = {
             "name": spec.name or "job",  # without one, Slurm shows "(null)"

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
+
 from hipercow_slurm.errors import RequestError
 from hipercow_slurm.slurm.model import JobSpec
 
@@ -25,6 +27,8 @@ def fields(spec: JobSpec) -> dict[str, Any]:
     Raises:
         RequestError: slurmrestd of this version cannot be asked for it.
     """
+    if _KEYS.isdisjoint(msgspec.to_builtins(spec)):  # most jobs
+        return {}
     for key, option in _MISSING.items():
         if getattr(spec, key):
             raise missing(key, option)
@@ -67,6 +71,19 @@ def fields(spec: JobSpec) -> dict[str, Any]:
         "mcs_label": spec.mcs_label,
         "account_gather_frequency": spec.acctg_freq,
     }
+
+
+_KEYS = frozenset(
+    (
+        *_MISSING,
+        *("exclude", "prefer", "cluster_constraint", "tasks_per_core", "tasks_per_socket", "tasks_per_gpu"),
+        *("sockets_per_node", "cores_per_socket", "threads_per_core", "minimum_cpus_per_node", "cpus_per_gpu"),
+        *("memory_per_gpu_mb", "gpus_per_socket", "gpu_bind", "gpu_freq", "gres_flags", "distribution", "core_spec"),
+        *("thread_spec", "cpu_freq", "tmp_mb", "minimum_time_min", "deadline", "delay_boot_min"),
+        *("kill_on_invalid_dep", "wait_all_nodes", "no_kill", "oversubscribe", "spread_job", "use_min_nodes"),
+        *("signal", "burst_buffer", "wckey", "mcs_label", "acctg_freq"),
+    )
+)
 
 
 def missing(key: str, option: str) -> RequestError:
