@@ -230,7 +230,7 @@ def test_what_sbatch_refuses_is_refused_with_a_reason(sandbox: Sandbox, alice: P
             {"SLURM_CPUS_PER_TASK=2", "SLURM_SUBMIT_DIR=/home/alice", "BB=2"},
         ),
         (
-            "#SBATCH -N1-2 -n2 --threads-per-core=1 -m cyclic -s -x c1 --get-user-env -t 1\n",
+            "#SBATCH -N1-2 -n2 --threads-per-core=1 -m cyclic -s -x c1 --get-user-env -t 1 -o o%%j-%2j-%b-%N.txt\n",
             {"SLURM_NTASKS=2", "SLURM_DISTRIBUTION=cyclic", "SLURM_THREADS_PER_CORE=1", "SLURM_JOB_NODELIST=c2"},
         ),
     ],
@@ -239,7 +239,10 @@ def test_what_sbatch_refuses_is_refused_with_a_reason(sandbox: Sandbox, alice: P
 def test_a_running_job_is_told_what_sbatch_tells_it(
     sandbox: Sandbox, alice: Person, lines: str, among: set[str]
 ) -> None:
-    """Would have caught: SLURM_CPUS_PER_TASK, SLURM_NTASKS_PER_NODE, SLURM_SUBMIT_DIR missing; an --export added up."""
+    """Would have caught: SLURM_CPUS_PER_TASK, SLURM_NTASKS_PER_NODE, SLURM_SUBMIT_DIR missing; an --export added up.
+
+    And output with %% in its name (24.11) or %b (26.05) looked for elsewhere, of sbatch's job and of ours.
+    """
     script = (
         f"#!/bin/bash\n{lines}"
         "env | grep -E '^(AA|BB|HOME|USER|SLURM_)' "

@@ -175,9 +175,10 @@ def test_open_mode_and_environment_are_seen_by_the_job(alice: Person) -> None:
 
 def test_a_nodelist_cannot_end_slurmrestd(sandbox: Sandbox, alice: Person) -> None:
     """Would have caught: ranges that slurmrestd 22.05 dies of, for everybody."""
-    for nodelist in ("c[1-99999999]", "c[2-1]", "c[a-b]"):
-        answer = alice.submit("true\n", hold=True, nodelist=nodelist)
-        assert (answer.status, answer.json["code"]) == (400, "bad-request"), answer
+    for nodes in ("c[1-99999999]", "c[2-1]", "c[a-b]"):
+        for field in ("nodelist", "exclude"):
+            answer = alice.submit("true\n", hold=True, **{field: nodes})
+            assert (answer.status, answer.json["code"]) == (400, "bad-request"), answer
     assert alice.ask("GET", "/v1/health").json["checks"]["slurm"] == "ok"
 
 

@@ -141,3 +141,10 @@ def test_what_is_not_known_yet_stays() -> None:
     waiting = outputs.Names(25, "n", "alice", 25, None, True, None)
     assert outputs.stdout_path("", "/w", waiting) == "/w/slurm-25_%a.out"
     assert outputs.fill("%N-%a-%j", waiting) == "%N-%a-25"
+
+
+def test_what_slurm_has_filled_in_is_not_filled_in_again() -> None:
+    """Would have caught: with 24.11 the output of --output=p%%j-%N.txt read from p24-vm.txt."""
+    names = outputs.Names(24, "a%%b", "alice", None, None, False, "vm", left="JnNst")
+    assert outputs.fill("p%j-a%%b-%N-%J-%3a", names) == "p%j-a%%b-vm-24-%3a"
+    assert outputs.fill("p%j-%N", outputs.Names(24, "n", "alice", None, None, False, "vm", left="")) == "p%j-%N"

@@ -27,6 +27,10 @@ class RawPing(msgspec.Struct):
 
 
 class RawJob(msgspec.Struct):
+    """``patterns``: the letters of those in ``standard_output`` and ``standard_error`` that Slurm has not filled in
+    yet; None: none of them is.
+    """
+
     job_id: int
     job_state: str
     user_name: str
@@ -51,6 +55,7 @@ class RawJob(msgspec.Struct):
     admin_comment: str | None = None
     system_comment: str | None = None
     state_description: str | None = None
+    patterns: str | None = None
 
 
 class RawPartition(msgspec.Struct):

@@ -62,6 +62,8 @@ class _Job(msgspec.Struct):
     current_working_directory: str | None = None
     standard_output: str | None = None
     standard_error: str | None = None
+    stdout_expanded: str | None = None  # since v0.0.43
+    stderr_expanded: str | None = None
     comment: str | None = None
     array_job_id: int | Number | None = None
     array_task_id: int | Number | None = None
@@ -145,6 +147,7 @@ class _Body(msgspec.Struct):
 
 
 _decoder = msgspec.json.Decoder(_Body)
+_LEFT = "JnNst"  # slurmctld of 24.11 leaves these patterns to the node
 
 
 def read(body: bytes) -> RawBody:
@@ -187,7 +190,7 @@ def _job(raw: _Job) -> RawJob:
     left = (raw.array_task_string or "").partition("%")[0]
     if task is None and left.isdecimal() and len(left) < 10:
         task = int(left)  # the last of an array that has not started
-    output, error = raw.standard_output, raw.standard_error
+    output, error, patterns = _files(raw, state)
     if task is None:  # of an array that has not been split, 24.11 fills in a number that is none
         output, error = (text and text.replace(str(NO_TASK), "%a") for text in (output, error))
     return RawJob(
@@ -216,7 +219,21 @@ def _job(raw: _Job) -> RawJob:
         admin_comment=raw.admin_comment,
         system_comment=raw.system_comment,
         state_description=raw.state_description,
+        patterns=patterns,
     )
+
+
+def _files(raw: _Job, state: str) -> tuple[str | None, str | None, str | None]:
+    """Where output goes, and which patterns in it are still to be filled in (measured: 24.11.5, 26.05.5).
+
+    Up to v0.0.42 all but a few are, and ``%%`` is ``%``: filled in once more, ``%%j`` would name another file. From
+    v0.0.43 on the pattern is as it was given, and beside it the file; of a job that has no node yet that is a guess.
+    """
+    if raw.stdout_expanded is None:
+        return raw.standard_output, raw.standard_error, _LEFT
+    if raw.stdout_expanded and raw.nodes and state != "PENDING":
+        return raw.stdout_expanded, raw.stderr_expanded, ""
+    return raw.standard_output, raw.standard_error, None
 
 
 def wait_status(raw: ExitCode | None) -> int:

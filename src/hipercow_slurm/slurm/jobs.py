@@ -37,6 +37,7 @@ def _job(raw: RawJob) -> Job:
         array_task_id=raw.array_task_id,
         is_array=is_array,
         first_node=None if pending else raw.batch_host or None,
+        left=raw.patterns if raw.standard_output else None,
     )
     stdout = outputs.stdout_path(raw.standard_output or "", directory, names)
     return Job(

@@ -1,7 +1,8 @@
 """Where a job's output goes: Slurm's default name and its ``%`` patterns, filled in the way slurmstepd does.
 
 slurmrestd answers with the pattern as it was given, and with nothing where the default is used (22.05), so
-whoever wants to read the file has to know the rule. Measured on 22.05.8, see tests/slurm_answers.
+whoever wants to read the file has to know the rule; newer ones fill in some or all (``data_parser_raw.py``). Measured
+on 22.05.8, 24.11.5 and 26.05.5, see tests/slurm_answers.
 """
 
 from __future__ import annotations
@@ -17,7 +18,10 @@ WIDEST = 10
 
 
 class Names(msgspec.Struct, frozen=True):
-    """What the patterns stand for; None: not known before the job starts (or, for an array, splits)."""
+    """What the patterns stand for; None: not known before the job starts (or, for an array, splits).
+
+    ``left``: the letters that are not filled in yet, where Slurm has filled in the others (and ``%%``); None: all.
+    """
 
     job_id: int
     job_name: str
@@ -26,6 +30,7 @@ class Names(msgspec.Struct, frozen=True):
     array_task_id: int | None
     is_array: bool
     first_node: str | None
+    left: str | None = None
 
 
 def stdout_path(pattern: str, directory: str, names: Names) -> str:
@@ -52,6 +57,8 @@ def fill(pattern: str, names: Names) -> str:
     words = {"x": names.job_name, "u": names.user, "s": "batch", "N": names.first_node}
 
     def one(match: re.Match[str]) -> str:
+        if names.left is not None and (match[3] or "%") not in names.left:
+            return match[0]
         if match[1] == "%":
             return "%"
         width, letter = min(int(match[2] or 0), WIDEST), match[3]
