@@ -454,3 +454,14 @@ def test_completion(nobody: Laptop) -> None:
     script.write_text(nobody.ok("completion", SHELL="/bin/bash"))
     checked = subprocess.run(["bash", "-n", str(script)], capture_output=True, text=True)
     assert checked.returncode == 0, checked.stderr
+
+
+def test_a_script_says_how_it_wants_to_be_submitted(alice: Laptop) -> None:
+    """Would have caught: ``#SBATCH --parsable`` an error, or without effect; yes and no lost on their way."""
+    script = "#!/bin/sh\n#SBATCH --parsable -N2-4 -x c[1-2] --signal=B:USR1@60 --wait-all-nodes=0 -k\n"
+    assert alice.ok("submit", "--kill-on-invalid-dep", "no", "-", input=script) == "100\n"
+    sent = alice.spec()
+    assert sent.pop("ignore_directives") is True and sent.pop("script") == script
+    asked = {"nodes": "2-4", "exclude": "c[1-2]", "signal": "B:USR1@60", "no_kill": True}
+    assert sent == asked | {"wait_all_nodes": False, "kill_on_invalid_dep": False}
+    assert alice.ok("submit", "-", input="#!/bin/sh\n#SBATCH -Q\n") == ""
