@@ -135,6 +135,7 @@ def test_srun_from_the_login_node_uploads_the_users_own_ticket(sandbox: Sandbox,
     node.do("kdestroy")
 
 
+@pytest.mark.slow  # a ticket lives that long here
 def test_agent_killed_and_restarted_in_mid_job(sandbox: Sandbox, alice: Laptop, operator: Operator) -> None:
     """Runs while the long jobs wait: a job that outlives a ticket does not notice that its agent died and came back."""
     job_id = alice.submit(reader(TICKET_LIFE_S + 15), "-t", "5")

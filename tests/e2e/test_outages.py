@@ -36,6 +36,7 @@ def succeeded(alice: Laptop, job_id: int) -> None:
     assert job["state"] == "COMPLETED" and "failed=0" in output, f"{job['state']}: {output}"
 
 
+@pytest.mark.slow  # a ticket lives that long here
 def test_cache_stopped_and_back(sandbox: Sandbox, alice: Laptop, operator: Operator) -> None:
     job_id, node, endtime = start(alice, operator)
     sandbox.service("auksd").kill()
