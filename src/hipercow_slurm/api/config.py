@@ -216,7 +216,7 @@ class Limits(Table, frozen=True):
             without a word. Where all come from one address (a proxy, a large NAT), as many as connections.
         followers: live streams of output at a time, of each process; more get 503.
         followers_per_user: of them, of one user; more get 429.
-        requests_per_user: of one user, worked on at a time by each process, and a quarter as many of many jobs each;
+        requests_per_user: of one user, worked on at a time by each process, and an eighth as many of many jobs each;
             the others wait, 20 s at most, then get 429.
         file_bytes: largest file that can be uploaded.
     """
@@ -240,7 +240,7 @@ class Limits(Table, frozen=True):
     connections_per_address: Annotated[int, msgspec.Meta(ge=1)] = 600
     followers: int = 100
     followers_per_user: Annotated[int, msgspec.Meta(ge=1)] = 20
-    requests_per_user: Annotated[int, msgspec.Meta(ge=1)] = 32
+    requests_per_user: Annotated[int, msgspec.Meta(ge=1)] = 64
     file_bytes: int = 32 * 1024 * 1024
 
 

@@ -131,7 +131,7 @@ async def running(conf: Config, counted: ApiMetrics, trail: Trail, seen: EndPoin
                         outputs,
                         followers,
                         Turns(conf.limits.requests_per_user),
-                        Turns(max(1, conf.limits.requests_per_user // 4)),
+                        Turns(max(1, conf.limits.requests_per_user // 8)),
                         Cluster(conf, database, slurm, tokens),
                         health,
                         counted,

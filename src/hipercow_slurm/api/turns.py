@@ -18,7 +18,7 @@ _AGAIN_S = 5.0
 
 
 class Turns:
-    """At most ``most`` turns of one user's at a time; a quarter as many for long requests, besides."""
+    """At most ``most`` turns of one user's at a time."""
 
     def __init__(self, most: int, *, wait_s: float = _WAIT_S) -> None:
         self._most = most
