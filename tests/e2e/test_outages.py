@@ -50,8 +50,11 @@ def test_cache_stopped_and_back(sandbox: Sandbox, alice: Laptop, operator: Opera
 def test_kdc_stopped_and_back(sandbox: Sandbox, alice: Laptop, operator: Operator) -> None:
     job_id, node, endtime = start(alice, operator)
     # Right after a replacement and a read: the ccache holds a service ticket that outlives the outage.
-    endtime = fresher(operator, node, job_id, endtime)
-    time.sleep(3)
+    for _ in range(3):  # a busy machine may show us a replacement late
+        endtime = fresher(operator, node, job_id, endtime)
+        time.sleep(3)
+        if endtime - time.time() > OUTAGE_S + 2:
+            break
     sandbox.service("kdc").stop()
     time.sleep(OUTAGE_S)
     sandbox.service("kdc").start()
