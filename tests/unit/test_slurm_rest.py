@@ -345,6 +345,7 @@ async def test_a_silent_slurmctld_is_known_soon_and_to_all(path: Path, monkeypat
     """Would have caught: 15 s for each read of each person while slurmctld hangs, and a submission lost in it."""
     monkeypatch.setattr(silence, "PING_S", 0.2)
     monkeypatch.setattr(silence, "AGAIN_S", 0.2)
+    monkeypatch.setattr(silence, "RESTART_S", 0.0)
     peer = Peer(SILENCE, SILENCE)
     begin = time.monotonic()
     async with met(peer, path, timeout_s=20, ping_after_s=0.2) as slurm:

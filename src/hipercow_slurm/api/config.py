@@ -80,7 +80,7 @@ class Slurm(Table, frozen=True):
     Attributes:
         timeout_s: for one answer of slurmrestd's.
         ping_after_s: who has waited for so long makes us ask whether slurmctld is there at all. If that has no answer
-            in two seconds, what is only read is refused; and while slurmctld is silent, all else at once.
+            in seven seconds, what is only read is refused; and while slurmctld stays silent, all else at once.
         connections: of each process of ours at a time, at most, and one more for that question. slurmrestd accepts 124,
             and lets the next one wait.
         min_job_age_s: slurmctld's MinJobAge: for this long a finished job can still be found, so for this long we

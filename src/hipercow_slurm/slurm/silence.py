@@ -4,7 +4,8 @@ slurmrestd waits for a slurmctld that hangs or is gone for 9 to 20 s, each time 
 waits with it. Rule 1: who has waited for a while makes us ask once, for all, whether slurmctld is there at all; if it
 does not say so in a moment, waiting is over. One that is there and busy is waited for as before. Rule 2: while it is
 known to be silent, nothing is sent to it but that one question; whoever comes waits for its answer for a moment at
-most. Rule 3: the question has a connection of its own: the others may all be waiting.
+most, and in the first seconds, when slurmctld may just be restarting, until those are over. Rule 3: the question has a
+connection of its own: the others may all be waiting.
 """
 
 from __future__ import annotations
@@ -17,8 +18,10 @@ from typing import Generic, TypeVar
 
 W = TypeVar("W")
 
-PING_S = 2.0  # for so long the answer is waited for by those who have waited already
+PING_S = 7.0  # for so long the answer is waited for by those who have waited already
+RESTART_S = 12.0  # a slurmctld that is silent for no longer may be restarting, and is waited for
 AGAIN_S = 1.0  # and by those who come while slurmctld is known to be silent
+_BETWEEN_S = 0.3  # questions to one that may be restarting
 _LOOKS = 10  # within the time after which there is doubt
 
 
@@ -35,6 +38,7 @@ class Silence(Generic[W]):
         self._after_s = after_s
         self._asking: asyncio.Task[bool] | None = None
         self._asked_at = 0.0
+        self._begun = 0.0  # when it became silent
         self.waiting: dict[Doubt[W], None] = {}
         self.timer: asyncio.TimerHandle | None = None
         self.since: float | None = None
@@ -52,15 +56,23 @@ class Silence(Generic[W]):
 
     def met(self) -> None:
         """It did not."""
+        if self.since is None:
+            self._begun = time.monotonic()
         self.since = time.monotonic()
 
     async def is_over(self, who: W) -> bool:
         """May slurmctld be asked something now? If it is known to be silent, only after it has answered ``who``."""
         if self.since is None:
             return True
-        asking = self._ask(who)
-        # From when the question began: who comes behind somebody who has waited in vain need not wait as well.
-        return await self._answered(asking, self._asked_at + AGAIN_S - time.monotonic())
+        while True:
+            asking = self._ask(who)
+            # From when the question began: who comes behind somebody who has waited in vain need not wait as well.
+            until = max(self._asked_at + AGAIN_S, self._begun + RESTART_S)
+            if await self._answered(asking, until - time.monotonic()):
+                return True
+            if time.monotonic() >= self._begun + RESTART_S:
+                return False
+            await asyncio.sleep(_BETWEEN_S)
 
     def doubt(self, who: W, limit: asyncio.Timeout | None) -> Doubt[W]:
         """Around a call: after a while, and if slurmctld is not there, ``limit`` ends (None: it is only found out)."""
