@@ -24,6 +24,7 @@ from hipercow_slurm import log
 from hipercow_slurm.api.database import STEPS, Act
 from hipercow_slurm.api.sqlite_groups import Committer, Result, SqliteTransaction, Work, driven, is_busy
 from hipercow_slurm.errors import ConfigError, UnavailableError
+from hipercow_slurm.store.disk import sync_directory
 
 T = TypeVar("T")
 _GROUP = 64  # pieces of work per commit
@@ -183,14 +184,6 @@ def _groups(waiting: queue.SimpleQueue[T | None], most: int) -> Iterator[list[T]
             return
 
 
-def _fsync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
 def _deliver(results: list[Result]) -> None:
     """In the event loop: wake those who wait."""
     for work, result, failure in results:
@@ -252,7 +245,7 @@ def _open(path: Path) -> sqlite3.Connection:
         connection = _writer(path)
         _migrate(connection)
         connection.execute("PRAGMA wal_checkpoint")  # the tables, and the files' names, are on disk from the start
-        _fsync(path.parent)
+        sync_directory(path.parent)
     except (OSError, sqlite3.Error) as error:
         raise ConfigError(f"cannot open the database {path}: {error}") from error
     return connection

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from hipercow_slurm.errors import ConfigError
+from hipercow_slurm.store.disk import sync_directory
 from hipercow_slurm.store.envelope import KEY_BYTES, Keys, key_id, line_key, read_key_file
 
 
@@ -52,11 +53,7 @@ def _replace(path: Path, text: str) -> None:
             file.flush()
             os.fsync(handle)
         aside.rename(path)
-        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        sync_directory(path.parent)
     except OSError as error:
         with contextlib.suppress(OSError):
             aside.unlink(missing_ok=True)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from hipercow_slurm.errors import ConfigError
 from hipercow_slurm.store.base import KeyUse
+from hipercow_slurm.store.disk import sync_directory
 from hipercow_slurm.store.writer import unavailable
 
 SCHEMA_VERSION = 2  # 2: with the tables of keys
@@ -95,7 +96,7 @@ def opened(path: Path) -> sqlite3.Connection:
         db.execute(_USED)
         db.execute(_RETIRED)
         db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
-        _sync_directory(path.parent)
+        sync_directory(path.parent)
     except (OSError, sqlite3.Error) as error:
         raise ConfigError(f"cannot use the store {path}: {error}", code="store-unusable") from error
     return db
@@ -105,12 +106,3 @@ def connect(path: Path) -> sqlite3.Connection:
     """A connection that commits each statement unless told otherwise."""
     # Each connection is used by one thread at a time, the writer's after having been opened by the main one.
     return sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=BUSY_TIMEOUT_S)
-
-
-def _sync_directory(path: Path) -> None:
-    """SQLite syncs the file; the new file's name is ours to sync."""
-    handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
