@@ -24,12 +24,15 @@ def alice(sandbox: Sandbox) -> Person:
 
 
 @contextmanager
-def hanging(sandbox: Sandbox, name: str) -> Iterator[None]:
-    sandbox.service(name).pause()
+def away(sandbox: Sandbox, name: str, *, stopped: bool = False) -> Iterator[None]:
+    """The service stands still, or is not there."""
+    service = sandbox.service(name)
+    go, back = (service.stop, service.start) if stopped else (service.pause, service.resume)
+    go()
     try:
         yield
     finally:
-        sandbox.service(name).resume()
+        back()
 
 
 def health(person: Person) -> dict[str, Any]:
@@ -74,7 +77,7 @@ def test_a_submission_to_a_slurm_that_hangs_ends_in_time_and_is_one_job(
     """Would have caught: a hundred seconds without a word, as each of six looks for the job took its whole deadline."""
     eventually("a job", lambda: alice.submit("true\n").status == 201, within_s=60)
     begin = time.monotonic()
-    with hanging(sandbox, name):
+    with away(sandbox, name):
         lost = alice.submit("true\n", key=f"hanging-{name}", name=f"hanging-{name}")
         took = time.monotonic() - begin
         said = health(alice) if name == "slurmrestd" else None
@@ -92,18 +95,9 @@ def test_a_submission_to_a_slurm_that_hangs_ends_in_time_and_is_one_job(
     assert [job["job_id"] for job in listed] == [made.json["job_id"]], listed
 
 
-@contextmanager
-def stopped(sandbox: Sandbox, name: str) -> Iterator[None]:
-    sandbox.service(name).stop()
-    try:
-        yield
-    finally:
-        sandbox.service(name).start()
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("away", [hanging, stopped])
-def test_without_slurmctld_nobody_waits_for_long(sandbox: Sandbox, alice: Person, away: Any) -> None:
+@pytest.mark.parametrize("stopped", [False, True], ids=["hanging", "stopped"])
+def test_without_slurmctld_nobody_waits_for_long(sandbox: Sandbox, alice: Person, stopped: bool) -> None:
     """Would have caught: 15 s for GET /v1/jobs/ID, each time, as slurmrestd itself waits 9 to 20 s for slurmctld; a
     bulk submission that takes 3 s for each of its jobs; and no answer for a job of which we have seen the end."""
     made = eventually("a job", lambda: (one := alice.submit("true\n")).status == 201 and one, within_s=60)
@@ -114,7 +108,7 @@ def test_without_slurmctld_nobody_waits_for_long(sandbox: Sandbox, alice: Person
         begin = time.monotonic()
         return alice.ask(method, path, **more), time.monotonic() - begin
 
-    with away(sandbox, "slurmctld"):
+    with away(sandbox, "slurmctld", stopped=stopped):
         found = [timed("GET", path) for path in paths]
         for _ in range(4):  # there are two processes; by now both know
             found.append(timed("GET", "/v1/jobs"))

@@ -25,8 +25,8 @@ from hipercow_slurm.sbatch_options import OWN
 from hipercow_slurm.sbatch_time import minutes, moment
 from hipercow_slurm.slurm.check import check
 from hipercow_slurm.slurm.model import JobSpec
+from hipercow_slurm.slurm.told import DEFAULT_PATH
 
-DEFAULT_PATH = "/usr/local/bin:/usr/bin:/bin"
 VARIABLES = 2000
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 

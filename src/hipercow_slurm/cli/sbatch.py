@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 from click.shell_completion import CompletionItem
 
-from hipercow_slurm import sbatch_options as sbatch
+from hipercow_slurm.sbatch_options import OPTIONS, Option, count, counted, nice, nodes
 
 F = TypeVar("F", bound=Callable[..., Any])
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ class Argument(AnyType):
     """An option's argument, read by the table's own function."""
 
     def __init__(self, read: Callable[[str], Any]) -> None:
-        self.name = "number" if read in (sbatch.count, sbatch.counted, sbatch.nodes, sbatch.nice) else "text"
+        self.name = "number" if read in (count, counted, nodes, nice) else "text"
         self._read = read
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
@@ -55,12 +55,12 @@ class Argument(AnyType):
 
 def sbatch_options(command: F) -> F:
     """Give ``command`` sbatch's options; their parameters are the API's keys, and ``export``."""
-    for option in reversed(sbatch.OPTIONS):
+    for option in reversed(OPTIONS):
         command = _click(option)(command)
     return command
 
 
-def _click(option: sbatch.Option) -> Callable[[F], F]:
+def _click(option: Option) -> Callable[[F], F]:
     # An argument that may be left out would swallow the script's name: here such an option has one, or none.
     if option.read is None or option.flag is True:
         return click.option(
