@@ -173,7 +173,7 @@ async def test_a_submission_that_waited_for_a_connection_was_not_sent(path: Path
     async with met(peer, path) as slurm:
         busy = [asyncio.create_task(slurm.ping(ALICE)) for _ in range(4)]
         await asyncio.sleep(0.2)
-        slurm._timeout_s = 0.3  # of the submission; the others are still waiting then
+        slurm._asking._timeout_s = 0.3  # of the submission; the others are still waiting then
         error = await refused(slurm, lambda: slurm.submit(ALICE, SPEC))
         for task in busy:
             task.cancel()

@@ -1,50 +1,27 @@
-"""The client of slurmrestd: one private unix socket, a bounded pool of connections, a deadline on every call.
+"""slurmrestd's calls, for a user each.
 
-slurmrestd authenticates each request by itself, so one pool serves all users (measured: alice, bob and nobody on
-one connection). It stops accepting at 124 open connections and never times them out, hence the bound; it
-answers a chunked body with 406, hence bodies of known length only.
-
-Rule 1: a submission is sent once. If its answer is lost it is ``submit-unknown``; only a request of which no
-byte was written may be called a plain failure. Rule 2: the token goes into one header and nowhere else. Rule 3: a
-slurmctld that is known to be silent (``silence.py``) is not asked; what is only read waits for it no longer than that
-takes to know.
+A submission is sent once. If its answer is lost it is ``submit-unknown``; only a request of which no byte was
+written may be called a plain failure. How a request is sent at all: ``asking.py``.
 """
 
 from __future__ import annotations
 
-import asyncio
-import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Protocol, Self, TypeVar
+from typing import Self
 
 import msgspec
 
-from hipercow_slurm.errors import ConfigError, Error, RequestError
-from hipercow_slurm.slurm import answers, link, versions
-from hipercow_slurm.slurm.answers import Answer
+from hipercow_slurm.errors import ConfigError, Error
+from hipercow_slurm.slurm import answers
+from hipercow_slurm.slurm.asking import JOB_LIMIT, Asking, Sent, Who
 from hipercow_slurm.slurm.family import Family
-from hipercow_slurm.slurm.link import Pool
 from hipercow_slurm.slurm.model import Job, JobChange, JobSpec, Node, Partition, Past, Submitted
-from hipercow_slurm.slurm.silence import Silence
 from hipercow_slurm.slurm.versions import ADAPTERS, PAST
 
-T = TypeVar("T")
-
-JOB_LIMIT = 8 * 1024 * 1024  # bytes; one job is 4 kB, an array answers with all its tasks
 _PLAIN_ABOUT_TOKENS = (401, 511)  # from others it may also mean that slurmctld died with the request
 LIST_LIMIT = 256 * 1024 * 1024  # bytes; 60,000 jobs; bigger clusters set PrivateData=jobs
-
-
-class Who(Protocol):
-    """Whom a request is for: what the signer's client returns has this form."""
-
-    @property
-    def localname(self) -> str: ...
-
-    @property
-    def token(self) -> str: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,13 +66,9 @@ class SlurmRest:
     ) -> None:
         if version is not None and version not in ADAPTERS:
             raise ConfigError(f"slurmrestd's API {version!r} is not supported; known: {', '.join(ADAPTERS)}")
-        self._pool = Pool(socket, connections)
-        self._ping_pool = Pool(socket, 1)
-        self._silence: Silence[Who] = Silence(self._is_there, ping_after_s)
-        self._timeout_s = timeout_s
+        family = None if version is None else ADAPTERS[version]
+        self._asking = Asking(socket, family, timeout_s=timeout_s, ping_after_s=ping_after_s, connections=connections)
         self._default_partition = default_partition
-        self._family: Family | None = None if version is None else ADAPTERS[version]
-        self._choosing = asyncio.Lock()
 
     async def __aenter__(self) -> Self:
         return self
@@ -103,18 +76,16 @@ class SlurmRest:
     async def __aexit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._silence.close()
-        self._pool.close()
-        self._ping_pool.close()
+        self._asking.close()
 
     @property
     def silent_at(self) -> float | None:
         """When (``time.monotonic``) slurmctld did not answer the last call; None: it did."""
-        return self._silence.since
+        return self._asking.silent_at
 
     async def version(self, who: Who) -> str:
         """The API version in use, such as ``v0.0.42``."""
-        return (await self._chosen(who)).version
+        return (await self._asking.chosen(who)).version
 
     async def submit(self, who: Who, spec: JobSpec) -> Submitted:
         """Hand a job that ``check.check`` has let through to Slurm, once.
@@ -124,13 +95,13 @@ class SlurmRest:
             SchedulerError: Slurm's refusal, or ``submit-unknown`` (504) if it may have taken the job.
             AccessError: ``scheduler-denied``: Slurm takes nothing from this account.
         """
-        return await self._served(who, lambda family: self._submit(who, spec, family))
+        return await self._asking.served(who, lambda family: self._submit(who, spec, family))
 
     async def _submit(self, who: Who, spec: JobSpec, family: Family) -> Submitted:
         body = family.submit_body(spec, who.localname)
         sent = Sent()
         try:
-            answer = await self._exchange(who, "POST", family.submit_path(), JOB_LIMIT, body=body, sent=sent)
+            answer = await self._asking.ask(who, "POST", family.submit_path(), JOB_LIMIT, body=body, sent=sent)
         except Error as error:
             if sent.yes:
                 raise answers.submit_unknown(error.message) from error
@@ -151,19 +122,19 @@ class SlurmRest:
         _possible(job_id)
 
         async def once(family: Family) -> Job:
-            answer = await self._exchange(who, "GET", family.job_path(job_id), JOB_LIMIT)
+            answer = await self._asking.ask(who, "GET", family.job_path(job_id), JOB_LIMIT)
             return family.read_job(answer, job_id, who.localname)
 
-        return await self._twice(who, once)
+        return await self._asking.twice(who, once)
 
     async def jobs(self, who: Who) -> list[Job]:
         """The jobs of ``who`` that Slurm still knows, oldest first. Costs Slurm a walk over all jobs."""
 
         async def once(family: Family) -> list[Job]:
-            answer = await self._exchange(who, "GET", family.jobs_path(), LIST_LIMIT)
+            answer = await self._asking.ask(who, "GET", family.jobs_path(), LIST_LIMIT)
             return family.read_jobs(answer, who.localname)
 
-        return await self._twice(who, once)
+        return await self._asking.twice(who, once)
 
     async def past(self, who: Who, job_id: int) -> list[Past]:
         """What Slurm's accounting has under this id, also of others."""
@@ -171,10 +142,10 @@ class SlurmRest:
 
         async def once(family: Family) -> list[Past]:
             adapter = PAST[family.version]
-            answer = await self._exchange(who, "GET", adapter.past_path(job_id), JOB_LIMIT)
+            answer = await self._asking.ask(who, "GET", adapter.past_path(job_id), JOB_LIMIT)
             return adapter.read_past(answer, job_id)
 
-        return await self._twice(who, once)
+        return await self._asking.twice(who, once)
 
     async def cancel(self, who: Who, job_id: int) -> None:
         """End a job; fine for one that has ended already.
@@ -186,10 +157,10 @@ class SlurmRest:
 
         async def once(family: Family) -> None:
             await self._own(who, job_id, family)
-            answer = await self._exchange(who, "DELETE", family.job_path(job_id), JOB_LIMIT)
+            answer = await self._asking.ask(who, "DELETE", family.job_path(job_id), JOB_LIMIT)
             family.read_cancelled(answer, job_id)
 
-        await self._twice(who, once)
+        await self._asking.twice(who, once)
 
     async def change(self, who: Who, job_id: int, change: JobChange) -> None:
         """Change a job that has not ended; making the same change twice does no harm.
@@ -201,10 +172,10 @@ class SlurmRest:
 
         async def once(family: Family) -> None:
             body = family.update_body(change)
-            answer = await self._exchange(who, "POST", family.job_path(job_id), JOB_LIMIT, body=body)
+            answer = await self._asking.ask(who, "POST", family.job_path(job_id), JOB_LIMIT, body=body)
             family.read_updated(answer, job_id)
 
-        await self._twice(who, once)
+        await self._asking.twice(who, once)
 
     async def signal(self, who: Who, job_id: int, signal: str) -> None:
         """Send ``signal`` (USR1, ...) to the job's steps.
@@ -217,19 +188,19 @@ class SlurmRest:
         # Not repeated: a signal is no state that could be reached twice.
         async def once(family: Family) -> None:
             await self._own(who, job_id, family)
-            answer = await self._exchange(who, "DELETE", family.signal_path(job_id, signal), JOB_LIMIT)
+            answer = await self._asking.ask(who, "DELETE", family.signal_path(job_id, signal), JOB_LIMIT)
             family.read_signalled(answer, job_id)
 
-        await self._served(who, once)
+        await self._asking.served(who, once)
 
     async def partitions(self, who: Who) -> list[Partition]:
         """The partitions ``who`` may see."""
 
         async def once(family: Family) -> list[Partition]:
-            answer = await self._exchange(who, "GET", family.partitions_path(), LIST_LIMIT)
+            answer = await self._asking.ask(who, "GET", family.partitions_path(), LIST_LIMIT)
             return family.read_partitions(answer)
 
-        found = await self._twice(who, once)
+        found = await self._asking.twice(who, once)
         if self._default_partition is None or all(one.is_default is not None for one in found):
             return found
         default = await self._default_partition(who)
@@ -239,82 +210,25 @@ class SlurmRest:
         """The nodes ``who`` may see."""
 
         async def once(family: Family) -> list[Node]:
-            answer = await self._exchange(who, "GET", family.nodes_path(), LIST_LIMIT)
+            answer = await self._asking.ask(who, "GET", family.nodes_path(), LIST_LIMIT)
             return family.read_nodes(answer)
 
-        return await self._twice(who, once)
+        return await self._asking.twice(who, once)
 
     async def ping(self, who: Who) -> None:
         """Raise unless slurmctld answers; needs a token like every other call."""
 
         async def once(family: Family) -> None:
-            answer = await self._exchange(who, "GET", family.ping_path(), JOB_LIMIT)
+            answer = await self._asking.ask(who, "GET", family.ping_path(), JOB_LIMIT)
             family.read_ping(answer)
 
-        await self._twice(who, once)
+        await self._asking.twice(who, once)
 
     async def _own(self, who: Who, job_id: int, family: Family) -> None:
         """Raise ``no-such-job`` for another user's job, where only asking for its end would do harm."""
         if not family.deletes_anothers:
-            answer = await self._exchange(who, "GET", family.job_path(job_id), JOB_LIMIT)
+            answer = await self._asking.ask(who, "GET", family.job_path(job_id), JOB_LIMIT)
             family.read_job(answer, job_id, who.localname)
-
-    async def _twice(self, who: Who, once: Callable[[Family], Awaitable[T]]) -> T:
-        """Ask again if the token seems refused: slurmctld dying at that moment looks the same, once."""
-        try:
-            return await self._served(who, once)
-        except Error as error:
-            if error.code != "slurm-token-refused":
-                raise
-            return await self._served(who, once)
-
-    async def _served(self, who: Who, act: Callable[[Family], Awaitable[T]]) -> T:
-        """Act with the version slurmrestd speaks, and note whether slurmctld answered."""
-        if self._silence.since is not None and not await self._silence.is_over(who):
-            raise answers.unreachable("it does not answer at this moment")
-        try:
-            result = await self._acted(who, act)
-        except RequestError:  # mostly ours, before Slurm was asked
-            raise
-        except Error as error:
-            if _silent(error):
-                self._silence.met()
-            else:
-                self._silence.heard()
-            raise
-        self._silence.heard()
-        return result
-
-    async def _is_there(self, who: Who) -> bool:
-        """Does slurmctld answer? True also where that is not what is wrong."""
-        try:
-            family = await self._chosen(who)
-            family.read_ping(await self._exchange(who, "GET", family.ping_path(), JOB_LIMIT, pool=self._ping_pool))
-        except Error as error:
-            return not _silent(error)
-        return True
-
-    async def _acted(self, who: Who, act: Callable[[Family], Awaitable[T]]) -> T:
-        """Another slurmrestd may stand at the socket since last time."""
-        family = await self._chosen(who)
-        try:
-            return await act(family)
-        except Error as error:
-            if error.code != answers.NOT_SERVED:
-                raise
-            if self._family is family:
-                self._family = None
-            return await act(await self._chosen(who))
-
-    async def _chosen(self, who: Who) -> Family:
-        """The newest version that slurmrestd and we know."""
-        if self._family is not None:
-            return self._family
-        async with self._choosing:
-            if self._family is None:
-                answer = await self._exchange(who, "GET", versions.PATH, versions.LIMIT)
-                self._family = versions.newest(answer)
-            return self._family
 
     async def _token_or_unknown(self, who: Who, error: Error) -> None:
         """slurmctld hung up on a submission: if a ping shows that the token is good, it may have the job."""
@@ -325,59 +239,6 @@ class SlurmRest:
                 return
             raise answers.submit_unknown(other.message) from error
         raise answers.submit_unknown(error.message) from error
-
-    async def _exchange(
-        self,
-        who: Who,
-        method: str,
-        path: str,
-        limit: int,
-        *,
-        body: bytes | None = None,
-        sent: Sent | None = None,
-        pool: Pool | None = None,
-    ) -> Answer:
-        """One HTTP request and its whole answer, of at most ``limit`` bytes; on ``pool`` it asks for the others."""
-        headers = {"X-SLURM-USER-NAME": who.localname, "X-SLURM-USER-TOKEN": who.token}
-        if body is not None:
-            headers["Content-Type"] = "application/json"
-        request = link.request(method, path, headers, body)
-        begin = time.monotonic()
-        try:
-            async with asyncio.timeout(self._timeout_s) as deadline:
-                if pool is not None:
-                    reply = await pool.exchange(request, limit, sent or Sent(), who.localname)
-                else:
-                    # What changes something is waited for: whether it was done would not be known.
-                    with self._silence.doubt(who, deadline if method == "GET" else None):
-                        reply = await self._pool.exchange(request, limit, sent or Sent(), who.localname)
-        except TimeoutError as error:
-            waited_s = time.monotonic() - begin
-            raise answers.unreachable(f"no answer from slurmrestd in {waited_s:.0f} s") from error
-        except link.TooLongError as error:
-            raise answers.unreadable(str(error)) from error
-        except link.HungUpError as error:
-            raise answers.unreachable(f"slurmrestd: {error}") from error
-        except OSError as error:
-            raise answers.unreachable(f"slurmrestd: {error.strerror or type(error).__name__}") from error
-        return Answer(reply.status, reply.content_type, reply.body, time.monotonic() - begin)
-
-
-class Sent:
-    """Whether anything of a request was written: called by the pool when it is about to."""
-
-    yes = False
-
-    def __call__(self) -> None:
-        self.yes = True
-
-
-def _silent(error: Error) -> bool:
-    """slurmrestd said that slurmctld does not answer, or waited for it too long itself; not: slurmrestd is down."""
-    while isinstance(error.__cause__, Error):
-        error = error.__cause__
-    heard = error.__cause__ is None or isinstance(error.__cause__, TimeoutError)
-    return heard and error.code == "scheduler-unreachable"
 
 
 def _possible(job_id: int) -> None:

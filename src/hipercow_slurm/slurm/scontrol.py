@@ -16,7 +16,7 @@ import time
 
 from hipercow_slurm.errors import Error
 from hipercow_slurm.slurm import answers
-from hipercow_slurm.slurm.rest import Who
+from hipercow_slurm.slurm.asking import Who
 
 _TIMEOUT_S = 15.0
 _REMEMBERED_S = 60.0
