@@ -120,6 +120,49 @@ def test_places_are_counted_by_network_and_given_back():
     assert places.enter("::ffff:192.0.2.1").network == "192.0.2.1"
 
 
+def filled(places, addresses):
+    """How many places each of them gets who all ask for one after the other, until nobody gets any more."""
+    got = dict.fromkeys(addresses, 0)
+    wanting = list(addresses)
+    while wanting:
+        for address in list(wanting):
+            place = places.enter(address)
+            if place is None or place.full:
+                wanting.remove(address)
+            else:
+                got[address] += 1
+    return list(got.values())
+
+
+@pytest.mark.parametrize(
+    ("addresses", "each"), [(1, 600), (2, 375), (10, 94), (300, 4)], ids=["one", "two", "ten", "many"]
+)
+def test_several_addresses_together_leave_places_for_others(addresses, each):
+    """Would have caught: two addresses with 500 connections each, and nobody else gets in."""
+    places = Places(1000, 600)
+    crowd = [f"192.0.{number // 250}.{number % 250}" for number in range(addresses)]
+    got = filled(places, crowd)
+    assert each - 1 <= min(got) and max(got) <= each, got
+    assert len(places) < 1000 and places.enter("198.51.100.1").full is None
+
+
+def test_one_after_the_other_they_leave_places_for_others_too():
+    """Would have caught: shares that hold only where all come at once."""
+    places = Places(1000, 600)
+    got = [filled(places, [f"192.0.2.{number}"])[0] for number in range(7)]
+    assert got == [600, 240, 96, 39, 15, 6, 3], got
+    assert len(places) < 1000 and places.enter("198.51.100.1").full is None
+
+
+@pytest.mark.parametrize("per_address", [50, 80], ids=["all of them", "more than there are"])
+def test_behind_a_proxy_one_address_may_have_all(per_address):
+    """Would have caught: a division by nothing, or a proxy that is held to a share."""
+    places = Places(50, per_address)
+    assert filled(places, ["192.0.2.1"]) == [50]
+    assert places.enter("192.0.2.1").full == ("address" if per_address == 50 else "all")
+    assert places.enter("192.0.2.2").full == "all"
+
+
 def test_telling_is_bounded_for_all_together():
     """Would have caught: a hundred addresses that keep every core busy with handshakes for refusals."""
     places = Places(1, 1)

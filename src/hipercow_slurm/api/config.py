@@ -212,8 +212,9 @@ class Limits(Table, frozen=True):
         answer_s: a client that takes nothing of its answer for this long is cut off.
         idle_s: a kept-alive connection without a request is closed after this time.
         connections: open connections of each process; more get 503.
-        connections_per_address: of them, from one address (IPv6: one /64); more get 429, and most of a crowd is closed
-            without a word. Where all come from one address (a proxy, a large NAT), as many as connections.
+        connections_per_address: of them, from one address (IPv6: one /64), and fewer while others hold many; more get
+            429, and most of a crowd is closed without a word. Where all come from one address (a proxy, a large NAT),
+            as many as connections.
         followers: live streams of output at a time, of each process; more get 503.
         followers_per_user: of them, of one user; more get 429.
         requests_per_user: of one user, worked on at a time by each process, and an eighth as many of many jobs each;

@@ -4,7 +4,8 @@ uvicorn counts a connection once TLS is agreed on (uvloop calls ``connection_mad
 says a word is not seen there, and stays for a minute. Hence connections are accepted here. Rule 1: whoever is accepted
 has a place until the connection is gone, whether or not the handshake ends, and the handshake has a deadline. Rule 2:
 who comes too many is told so, which costs a handshake; so at most ``_TOLD`` at a time are, and others are closed
-without a word. Rule 3: an address that holds all it may, and all the telling it may, keeps nobody else out.
+without a word. Rule 3: an address that holds all it may, and all the telling it may, keeps nobody else out; nor do a
+few together: the fewer places are free, the fewer each may have.
 """
 
 from __future__ import annotations
@@ -42,7 +43,13 @@ class Place:
 
 
 class Places:
-    """All places of one process; ``refused`` hears of each connection that got none, and whether it was told."""
+    """All places of one process; ``refused`` hears of each connection that got none, and whether it was told.
+
+    One address alone gets ``per_address`` of them. For each address that holds many, less is left to all, and what one
+    may have is a fixed multiple of what is left (as switches share out their buffers: Choudhury and Hahne, "Dynamic
+    queue length thresholds", 1998). So with 600 of 1000, two get 375 each, ten 94 each; to take all, eight must come
+    one after the other.
+    """
 
     def __init__(self, most: int, per_address: int, refused: Refused = lambda full, told: None) -> None:
         self._most = most
@@ -59,11 +66,7 @@ class Places:
     def enter(self, address: str) -> Place | None:
         """A place for a new connection from there, or one to be told that there is none; None: not even that."""
         network = network_of(address)
-        full: Full | None = None
-        if self._here[network] >= self._per_address:
-            full = "address"
-        elif self._taken >= self._most:
-            full = "all"
+        full = self._full(self._here[network])
         if full is None:
             self._taken += 1
             self._here[network] += 1
@@ -77,6 +80,13 @@ class Places:
         self._told += 1
         self._told_here[network] += 1
         return Place(network, full)
+
+    def _full(self, here: int) -> Full | None:
+        """Is there no place for an address that has ``here`` of them?"""
+        free, others = self._most - self._taken, self._most - self._per_address
+        if here >= self._per_address or (free > 0 and here * others >= free * self._per_address):
+            return "address"
+        return None if free > 0 else "all"
 
     def leave(self, place: Place) -> None:
         """The connection is gone; the second time nothing happens."""
