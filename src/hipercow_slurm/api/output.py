@@ -23,7 +23,7 @@ from hipercow_slurm.values import KrbCred
 T = TypeVar("T")
 Stream = Literal["stdout", "stderr"]
 CHUNK = 4 * 1024 * 1024
-_READERS = 8
+_READERS = 8  # of each file server: one that hangs has only its own
 _READ_S = 15.0
 _DEADLINE_S = 30.0
 _RANGE = re.compile(r"bytes=([0-9]{0,18})-([0-9]{0,18})")
@@ -45,7 +45,9 @@ class Outputs:
     def __init__(self, files: Sequence[Files]) -> None:
         # The longest prefix first: the most particular row decides.
         self._files = sorted(files, key=lambda row: len(row.prefix.rstrip("/")), reverse=True)
-        self._threads = ThreadPoolExecutor(_READERS, thread_name_prefix="output")
+        self._threads: dict[Server, ThreadPoolExecutor] = {}
+        for row in files:
+            self._threads.setdefault(_server(row), ThreadPoolExecutor(_READERS, thread_name_prefix="files"))
 
     async def open(
         self, job: Job, stream: Stream, cred: KrbCred, range_header: str | None
@@ -106,19 +108,19 @@ class Outputs:
                 return b"", None
             raise
 
-    async def in_thread(self, act: Callable[[], T], host: str, *, deadline_s: float = _DEADLINE_S) -> T:
-        """Run a blocking piece of work on files; ``host`` is named where it takes too long.
+    async def in_thread(self, act: Callable[[], T], server: Server, *, deadline_s: float = _DEADLINE_S) -> T:
+        """Run a blocking piece of work on files of ``server``, in one of its threads.
 
         Raises:
             UnavailableError: ``file-server-timeout``.
         """
-        work = asyncio.get_running_loop().run_in_executor(self._threads, act)
+        work = asyncio.get_running_loop().run_in_executor(self._threads[server], act)
         try:
             async with asyncio.timeout(deadline_s):
                 return await work
         except TimeoutError:
             raise UnavailableError(
-                f"the file server {host} did not answer in time", code="file-server-timeout"
+                f"the file server {server.host} did not answer in time", code="file-server-timeout"
             ) from None
 
     def locate(self, path: str) -> tuple[Server, str]:
@@ -132,7 +134,7 @@ class Outputs:
             prefix = row.prefix.rstrip("/")
             if clean == prefix or clean.startswith(prefix + "/"):
                 below = clean[len(prefix) :]
-                return Server(row.server, row.port), row.export.rstrip("/") + below or "/"
+                return _server(row), row.export.rstrip("/") + below or "/"
         raise RequestError(
             f"{clean} is on none of the file servers this service can read",
             code="output-elsewhere",
@@ -142,7 +144,8 @@ class Outputs:
 
     def close(self) -> None:
         """Take no more reads."""
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        for threads in self._threads.values():
+            threads.shutdown(wait=False, cancel_futures=True)
 
     async def _bytes(
         self, server: Server, remote: str, cred: KrbCred, piece: Piece, data: bytes
@@ -163,9 +166,11 @@ class Outputs:
             raise UnavailableError(f"{remote} became shorter while it was read", code="file-changed")
 
     async def _read(self, server: Server, remote: str, cred: KrbCred, offset: int, limit: int) -> tuple[bytes, int]:
-        return await self.in_thread(
-            lambda: read_file(server, remote, cred, offset, limit, timeout_s=_READ_S), server.host
-        )
+        return await self.in_thread(lambda: read_file(server, remote, cred, offset, limit, timeout_s=_READ_S), server)
+
+
+def _server(row: Files) -> Server:
+    return Server(row.server, row.port)
 
 
 def path_of(job: Job, stream: Stream) -> str | None:

@@ -29,7 +29,7 @@ async def read_file(services: Services, request: Request) -> Response:
     session = await session_of(services, request)
     path = _path(request)
     server, remote = services.outputs.locate(path)
-    found, entries = await services.outputs.in_thread(lambda: look_at(server, remote, session.cred), server.host)
+    found, entries = await services.outputs.in_thread(lambda: look_at(server, remote, session.cred), server)
     if found.type == "directory":
         rows = [_entry(entry.name, entry.attributes) for entry in entries]
         return json_answer(schemas.Directory(path=path, entries=rows))
@@ -53,7 +53,7 @@ async def write(services: Services, request: Request) -> Response:
     server, remote = services.outputs.locate(path)
     body = bytes(await body_of(services, request, services.conf.limits.file_bytes, kind=OCTETS))
     size = await services.outputs.in_thread(
-        lambda: write_file(server, remote, session.cred, body, mode=mode), server.host, deadline_s=_WRITE_S
+        lambda: write_file(server, remote, session.cred, body, mode=mode), server, deadline_s=_WRITE_S
     )
     log.get().info("file.written", principal=session.principal, uid=session.uid, size=size)
     return json_answer(schemas.Written(path=path, size=size))
@@ -64,9 +64,7 @@ async def create_directory(services: Services, request: Request) -> Response:
     session = await session_of(services, request)
     path, mode = _path(request), _mode(request, "0700")
     server, remote = services.outputs.locate(path)
-    created = await services.outputs.in_thread(
-        lambda: make_directory(server, remote, session.cred, mode=mode), server.host
-    )
+    created = await services.outputs.in_thread(lambda: make_directory(server, remote, session.cred, mode=mode), server)
     if created:
         log.get().info("directory.created", principal=session.principal, uid=session.uid)
     return json_answer(schemas.DirectoryMade(path=path, created=created))
