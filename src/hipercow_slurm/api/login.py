@@ -7,11 +7,8 @@ in is believed here; ``judging.py`` says what is true of it, and counts the trie
 from __future__ import annotations
 
 import asyncio
-import base64
-import binascii
 import hashlib
 import hmac
-import re
 import secrets
 import time
 from collections import OrderedDict
@@ -23,23 +20,20 @@ from hipercow_slurm.api.binding import EndPoint
 from hipercow_slurm.api.config import Config
 from hipercow_slurm.api.conversations import Conversation, Conversations
 from hipercow_slurm.api.database import Database
+from hipercow_slurm.api.given import PASSWORD_BYTES, basic_of, principal_of, ticket_of
 from hipercow_slurm.api.judging import Judge, outward
 from hipercow_slurm.api.metrics import ApiMetrics
 from hipercow_slurm.api.opening import Opener
-from hipercow_slurm.api.password import checked, password_of, wipe
-from hipercow_slurm.api.problems import ThrottledError, not_logged_in
+from hipercow_slurm.api.password import password_of, wipe
+from hipercow_slurm.api.problems import ThrottledError
 from hipercow_slurm.api.session import Session
 from hipercow_slurm.api.sessions import Sessions
 from hipercow_slurm.api.trail import Trail
 from hipercow_slurm.errors import AccessError, CredentialError, Error, RequestError
-from hipercow_slurm.krb5 import ccfile, krbcred
 from hipercow_slurm.values import KrbCred
 
-_PASSWORD_BYTES = 512
-_USERNAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
 _SLOW = "set [limits] failed_login_s above what the KDC takes: now the time tells whether there is such a user"
 _BASIC_KEPT = 1000
-_BASIC_CHARS = 2048
 
 
 class Logins:
@@ -84,7 +78,7 @@ class Logins:
         given: list[bytearray] = []
         try:
             for raw in (request.password, *request.answers):
-                given.append(password_of(raw, _PASSWORD_BYTES))
+                given.append(password_of(raw, PASSWORD_BYTES))
         except RequestError:
             wipe(*given)
             raise
@@ -119,7 +113,7 @@ class Logins:
 
     async def _checked(self, fingerprint: bytes, credentials: str, address: str) -> Session:
         """A new session for a Basic header, remembered for as long as it is good."""
-        username, password = _basic_of(credentials)
+        username, password = basic_of(credentials)
         life_s = self._conf.limits.basic_session_s
         session, _ = await self._by_password(username, password, address, way="basic", life_s=life_s)
         self._basic[fingerprint] = time.monotonic() + life_s, session
@@ -183,7 +177,7 @@ class Logins:
             Everything ``login`` raises.
         """
         request = schemas.decode(body, schemas.ConversationBody)
-        password = password_of(request.new_password, _PASSWORD_BYTES)
+        password = password_of(request.new_password, PASSWORD_BYTES)
         wipe(body)
         try:
             await self._trail.begin("password", address)
@@ -266,48 +260,3 @@ class Logins:
         account = await self._opener.admit(cred)
         _, created = await self._opener.open(cred, account, address, way=way)
         return created
-
-
-def principal_of(username: str, realm: str) -> str:
-    """The principal that ``username`` means: a local name, or a one-component principal of our realm.
-
-    Raises:
-        RequestError: code ``bad-username``: another realm, several components, or characters no name has here.
-    """
-    name, at, given = username.partition("@")
-    if not _USERNAME.fullmatch(name) or (at and given != realm):
-        raise RequestError(
-            f"the username must be a plain account name, or that name with @{realm}", code="bad-username"
-        )
-    return f"{name}@{realm}"
-
-
-def ticket_of(data: bytes | bytearray) -> KrbCred:
-    """An uploaded ticket: a KRB-CRED in clear (it begins with 0x76), or the bytes of a FILE credential cache (0x05).
-
-    Raises:
-        RequestError: code ``bad-ticket``: neither, or without a TGT.
-    """
-    try:
-        return krbcred.parse(bytes(data)) if data[:1] == b"\x76" else ccfile.read_tgt(bytes(data))
-    except Error as error:
-        raise RequestError(
-            f"this is neither a KRB-CRED nor a FILE credential cache with a TGT: {error.message}",
-            code="bad-ticket",
-            hint='send the file that klist names after "FILE:"',
-        ) from None
-
-
-def _basic_of(credentials: str) -> tuple[str, bytearray]:
-    """Username and password of a Basic header (RFC 7617, UTF-8)."""
-    malformed = not_logged_in("this is not a Basic Authorization of ours: base64 of NAME:PASSWORD, in UTF-8")
-    if not 0 < len(credentials) <= _BASIC_CHARS:
-        raise malformed
-    try:
-        name, colon, password = base64.b64decode(credentials, validate=True).partition(b":")
-        username = name.decode("utf-8")
-    except (binascii.Error, ValueError):
-        raise malformed from None
-    if not colon:
-        raise malformed
-    return username, checked(bytearray(password), _PASSWORD_BYTES)

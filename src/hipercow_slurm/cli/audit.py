@@ -52,11 +52,11 @@ def mark(config_path: Path) -> None:
 
     The name is read from standard input: it may be a password that was typed into the wrong field.
     """
-    from hipercow_slurm.api import config, login, naming
+    from hipercow_slurm.api import config, given, naming
 
     settings = config.load(config_path).api
     name = sys.stdin.readline().rstrip("\r\n")
-    click.echo(naming.mark_for_operator(login.principal_of(name, settings.realm), settings.keytab))
+    click.echo(naming.mark_for_operator(given.principal_of(name, settings.realm), settings.keytab))
 
 
 def _show(report: Report) -> None:

@@ -15,7 +15,7 @@ import asyncio
 import contextlib
 import socket
 import uuid
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, cast
@@ -27,12 +27,12 @@ from hipercow_slurm.store import pg_sql
 from hipercow_slurm.store.base import Entry, KeyUse, Put, PutRule, RemoveRule, Sealed, Snapshot
 from hipercow_slurm.store.envelope import Box, Keys
 from hipercow_slurm.store.pg_link import Link
+from hipercow_slurm.store.pg_snapshot import PgSnapshot
 from hipercow_slurm.store.record import SealedRow, check_keys, columns, entry_of
 from hipercow_slurm.values import KrbCred
 
 PATIENCE_S = 5.0
 LEASE_S = 4.0
-DUMP_ROWS = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +152,7 @@ class PostgresStore:
 
     def snapshot(self) -> Snapshot:
         """See ``Store``."""
-        return _Snapshot(self._dumping(), self._loop, self._sealed)
+        return PgSnapshot(self._link, self._loop, self._sealed)
 
     async def adopt(self, keys: Keys) -> None:
         """See ``Store``."""
@@ -273,14 +273,6 @@ class PostgresStore:
             hint="bring this instance's key file up to date",
         )
 
-    async def _dumping(self) -> AsyncGenerator[list[Any], None]:
-        async with self._link.apart() as connection, connection.transaction(isolation="repeatable_read", readonly=True):
-            while True:
-                cursor = await connection.cursor(pg_sql.EVERY)
-                while rows := await cursor.fetch(DUMP_ROWS):
-                    yield rows
-                yield []
-
     def _sealed(self, row: Any) -> SealedRow:
         box = Box(*row[7:10])
         return SealedRow(entry_of(row), box, self._keys_for(box.key_id))
@@ -291,37 +283,6 @@ class PostgresStore:
             with contextlib.suppress(Error):
                 return self.reload()
         return self._keys
-
-
-class _Snapshot:
-    """See ``base.Snapshot``: a cursor in one transaction; a few hundred rows are in memory at a time.
-
-    Args:
-        steps: rows, none at the end of all, and then all once more.
-        loop: what the connection belongs to; never the calling thread's.
-    """
-
-    def __init__(
-        self,
-        steps: AsyncGenerator[list[Any], None],
-        loop: asyncio.AbstractEventLoop,
-        sealed: Callable[[Any], Sealed],
-    ) -> None:
-        self._steps = steps
-        self._loop = loop
-        self._sealed = sealed
-
-    def __iter__(self) -> Iterator[Sealed]:
-        while rows := asyncio.run_coroutine_threadsafe(_next(self._steps), self._loop).result():
-            for row in rows:
-                yield self._sealed(row)
-
-    def close(self) -> None:
-        asyncio.run_coroutine_threadsafe(self._steps.aclose(), self._loop).result()
-
-
-async def _next(steps: AsyncGenerator[list[Any], None]) -> list[Any]:
-    return await anext(steps)
 
 
 async def _key_use(connection: Any) -> KeyUse:
