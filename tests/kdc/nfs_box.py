@@ -34,7 +34,8 @@ EXPORT = """\
 EXPORT {{ Export_Id = {id}; Path = {dir}/{name}; Pseudo = /{name}; Access_Type = RW; Squash = Root_Squash;
           SecType = {security}; Protocols = 4; Transports = TCP; FSAL {{ Name = VFS; }} }}
 """
-EXPORTS = {"data": "krb5p", "signed": "krb5i", "plain": "krb5"}
+EXPORTS = {"data": "krb5p", "signed": "krb5i", "plain": "krb5", "small": "krb5p"}
+SMALL_BYTES = 1024 * 1024  # of the file system that has nothing but the export "small"
 
 
 class NfsBox:
@@ -174,6 +175,8 @@ class Inside:
 
     def share(self, root: Path) -> None:
         root.mkdir()
+        if root.name == "small":
+            subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={SMALL_BYTES}", "small", root], check=True)
         root.chmod(0o755)
         for user, uid in USERS.items():
             (root / user).mkdir()

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from nfs_box import HOST, NfsBox
+from nfs_box import HOST, SMALL_BYTES, NfsBox
 
 pytestmark = pytest.mark.kdc
 Done = subprocess.CompletedProcess[bytes]
@@ -134,6 +134,22 @@ def test_writing(box: NfsBox) -> None:
     assert (real.read_bytes(), real.stat().st_mode & 0o777) == (b"two three", 0o600), "content or mode"
     assert nfs(box, "alice", "write", path).returncode == 0
     assert real.read_bytes() == b""
+
+
+def test_a_full_file_system_keeps_what_is_there(box: NfsBox) -> None:
+    """Would have caught: the file is emptied first, and then there is no room for what should take its place."""
+    small = box.dir / "small"
+    inside = ["-c", "import pathlib, sys; print(pathlib.Path(sys.argv[1]).read_text())"]
+    for path, more in (("/small/alice/secret", ()), ("/small/alice/secret", ("--append",)), ("/small/alice/new", ())):
+        done = nfs(box, "alice", "write", path, *more, input=bytes(SMALL_BYTES))
+        refused(done, 75, "no space left", "nothing was changed", "[no-space]")
+        assert box.run(*inside, str(small / "alice/secret"), user=None).stdout == b"secret of alice\n\n", path
+    names = nfs(box, "alice", "ls", "/small/alice").stdout
+    assert b"new" not in names, names
+    # What the old content leaves counts as room: most of the file system is this file.
+    for _ in range(2):
+        done = nfs(box, "alice", "write", "/small/alice/most", input=bytes(SMALL_BYTES * 2 // 3))
+        assert done.returncode == 0, done
 
 
 def test_a_large_file_in_both_directions(box: NfsBox) -> None:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from hipercow_slurm.errors import ConfigError, Error, ProtocolError, RequestError
+from hipercow_slurm.errors import ConfigError, Error, ProtocolError, RequestError, UnavailableError
 from hipercow_slurm.files import nfs4_ops as ops
 from hipercow_slurm.files.nfs4_ops import Attributes, Entry, Op
 from hipercow_slurm.files.rpc import Deadline, Transport
@@ -212,11 +212,16 @@ class Client:
 
         Returns:
             The file's size now.
+
+        Raises:
+            UnavailableError: "no-space": the server has no room for it. What was there is still there, unless the room
+                went while we wrote.
         """
         names = split(path)
         deadline, what = Deadline(self._timeout_s), f"cannot write {path}"
         if not names:
             raise ops.error(21, what)
+        self._find_room(path, names, 0 if append else None, len(data), what, deadline)
         client = self._client_id(what, deadline)
 
         def open_() -> list[Op]:
@@ -241,6 +246,26 @@ class Client:
             # The data is safe or lost by now; a CLOSE that fails changes neither.
             with contextlib.suppress(Error):
                 self._compound([ops.use(handle), ops.close(stateid, seqid)], what, Deadline(2.0))
+
+    def _find_room(
+        self, path: str, names: list[bytes], freed: int | None, size: int, what: str, deadline: Deadline
+    ) -> None:
+        """Raise "no-space" while the old content is still there; ``freed`` of it goes (None: all)."""
+        room = self._compound([*_walk(names[:-1]), ops.GET_ROOM], what, deadline)[-1]
+        if room is None or size <= room:
+            return
+        if freed is None:
+            try:
+                freed = self.stat(path).size
+            except RequestError:
+                freed = 0
+        if size > room + freed:
+            free = room + freed
+            raise UnavailableError(
+                f"{what}: no space left on the server for its {size} bytes ({free} are free); nothing was changed",
+                code="no-space",
+                hint="make room there, or write elsewhere",
+            )
 
     def _write_all(self, handle: bytes, stateid: bytes, offset: int, data: bytes, what: str, deadline: Deadline) -> int:
         done = 0

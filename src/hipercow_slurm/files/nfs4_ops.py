@@ -158,9 +158,25 @@ def _some_attributes(reader: Reader) -> Attributes:
     return found
 
 
+_SPACE_AVAIL, _SPACE_TOTAL = 42, 44
+
+
+def _room(reader: Reader) -> int | None:
+    """Bytes that the user may still write in this file system; None where the server does not know."""
+    present = reader.bitmap()
+    values = Reader(reader.opaque(limit=64))
+    found = {number: values.hyper() for number in (_SPACE_AVAIL, _SPACE_TOTAL) if present >> number & 1}
+    if present != sum(1 << number for number in found):
+        raise ProtocolError(f"reply has attributes that were not asked for (bitmap {present:#x})")
+    values.finish()
+    # A file system that cannot tell (some FUSE ones) says that it has nothing at all.
+    return found.get(_SPACE_AVAIL) if found.get(_SPACE_TOTAL) else None
+
+
 ROOT = Op(24, b"", _nothing)
 GET_HANDLE = Op(10, b"", lambda reader: reader.opaque(limit=MAX_HANDLE))
 GET_ATTRIBUTES = Op(9, _WANTED, _some_attributes)
+GET_ROOM = Op(9, _bits(_SPACE_AVAIL, _SPACE_TOTAL), _room)
 
 
 def lookup(name: bytes) -> Op:
