@@ -63,6 +63,7 @@ def test_r_cmd_check_finds_nothing(library: Path, tmp_path: Path) -> None:
 def test_hipercow_on_the_cluster(library: Path, sandbox: Sandbox) -> None:
     """test-cluster.R at alice's laptop, with the library and her project on the share."""
     laptop = Laptop(sandbox, "alice", account="pat")
+    laptop.attempt("logout")  # other tests on this sandbox have logged in there
     project, shared = f"{layout.SHARE_ON_LAPTOP}/alice/r-project", f"{layout.SHARE_ON_NODES}/r-library"
     sandbox.run("laptop", ["mkdir", "-p", project], user="pat")
     sandbox.run("head", ["mkdir", shared])
