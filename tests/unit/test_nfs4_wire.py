@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from hipercow_slurm.errors import Error, ProtocolError, RequestError, UnavailableError
 from hipercow_slurm.files import nfs4_ops as ops
 from hipercow_slurm.files import xdr
+from hipercow_slurm.files.nfs4_attributes import Attributes
 from hipercow_slurm.files.nfs4_client import split
 from hipercow_slurm.files.rpc import Deadline, Transport
 
@@ -78,10 +79,10 @@ def test_bad_replies(bad: xdr.Reader) -> None:
         ops.results(bad, READ)
 
 
-ANY_OPS = [ops.ROOT, ops.GET_HANDLE, ops.GET_ATTRIBUTES, ops.read(0, 99), ops.read_directory(0, bytes(8))]
+ANY_OPS = [ops.ROOT, ops.GET_HANDLE, ops.GET_ATTRIBUTES, ops.GET_ROOM, ops.read(0, 99), ops.read_directory(0, bytes(8))]
 
 
-@given(st.binary(max_size=300), st.integers(0, 4))
+@given(st.binary(max_size=300), st.integers(0, len(ANY_OPS) - 1))
 def test_any_bytes_are_a_value_or_a_protocol_error(data: bytes, which: int) -> None:
     """With the envelope right, so that the bytes reach the operation's own reader."""
     operation = ANY_OPS[which]
@@ -91,13 +92,34 @@ def test_any_bytes_are_a_value_or_a_protocol_error(data: bytes, which: int) -> N
         pass
 
 
-def test_attributes_that_nobody_asked_for_are_refused() -> None:
-    def attributes(bitmap: int, values: bytes) -> bytes:
-        words = [bitmap & 0xFFFFFFFF, bitmap >> 32]
-        return xdr.uint(2) + xdr.uint(words[0]) + xdr.uint(words[1]) + xdr.opaque(values)
+def attributes(bitmap: int, values: bytes) -> bytes:
+    words = [bitmap & 0xFFFFFFFF, bitmap >> 32]
+    return xdr.uint(2) + xdr.uint(words[0]) + xdr.uint(words[1]) + xdr.opaque(values)
 
+
+AVAIL, TOTAL = 1 << 42, 1 << 44
+
+
+@pytest.mark.parametrize(
+    ("answer", "room"),
+    [
+        (attributes(AVAIL | TOTAL, xdr.hyper(5) + xdr.hyper(9)), 5),
+        (attributes(AVAIL | TOTAL, xdr.hyper(0) + xdr.hyper(9)), 0),
+        (attributes(AVAIL | TOTAL, xdr.hyper(0) + xdr.hyper(0)), None),
+        (attributes(AVAIL, xdr.hyper(0)), None),
+        (attributes(TOTAL, xdr.hyper(9)), None),
+        (attributes(0, b""), None),
+    ],
+    ids=["room", "full", "cannot tell", "no total", "no room told", "neither"],
+)
+def test_room_is_known_only_from_a_server_that_tells_both(answer: bytes, room: int | None) -> None:
+    """Would have caught: each upload refused by a server that has no such attributes, or zeros for them."""
+    assert ops.results(reply(0, (9, 0, answer)), [ops.GET_ROOM])[1] == [room]
+
+
+def test_attributes_that_nobody_asked_for_are_refused() -> None:
     good = attributes(0b10010, xdr.uint(1) + xdr.hyper(5))
-    assert ops.results(reply(0, (9, 0, good)), [ops.GET_ATTRIBUTES])[1] == [ops.Attributes("file", 5)]
+    assert ops.results(reply(0, (9, 0, good)), [ops.GET_ATTRIBUTES])[1] == [Attributes("file", 5)]
     for bad in (
         attributes(0b11010, xdr.uint(1) + xdr.hyper(5) + xdr.hyper(1)),
         attributes(0b10010, xdr.uint(1) + xdr.hyper(5) + b"more"),
@@ -105,6 +127,9 @@ def test_attributes_that_nobody_asked_for_are_refused() -> None:
     ):
         with pytest.raises(ProtocolError):
             ops.results(reply(0, (9, 0, bad)), [ops.GET_ATTRIBUTES])
+    for bad in (attributes(AVAIL | 1 << 43, bytes(16)), attributes(AVAIL, bytes(9)), attributes(AVAIL, bytes(7))):
+        with pytest.raises(ProtocolError):
+            ops.results(reply(0, (9, 0, bad)), [ops.GET_ROOM])
 
 
 @pytest.mark.parametrize("name", [b"..", b"a/b", b"", b"a\0b"])

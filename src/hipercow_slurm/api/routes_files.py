@@ -17,7 +17,7 @@ from hipercow_slurm.api.services import Services
 from hipercow_slurm.api.web import OCTETS, Routes, body_of, json_answer, range_of, session_of
 from hipercow_slurm.errors import RequestError
 from hipercow_slurm.files.as_user import look_at, make_directory, write_file
-from hipercow_slurm.files.nfs4_ops import Attributes
+from hipercow_slurm.files.nfs4_attributes import Attributes
 
 EVENTS = "text/event-stream"
 _PATH_BYTES = 4096

@@ -10,8 +10,8 @@ import contextlib
 import os
 from collections.abc import Iterator
 
+from hipercow_slurm.files.nfs4_attributes import Attributes, Entry
 from hipercow_slurm.files.nfs4_client import Client, Server
-from hipercow_slurm.files.nfs4_ops import Attributes, Entry
 from hipercow_slurm.values import KrbCred
 
 

@@ -18,8 +18,8 @@ import threading
 from collections.abc import Callable
 
 from hipercow_slurm.errors import Error, InternalError, RequestError
+from hipercow_slurm.files.nfs4_attributes import Attributes
 from hipercow_slurm.files.nfs4_client import Client, Server
-from hipercow_slurm.files.nfs4_ops import Attributes
 
 __all__ = ["Attributes", "Client", "Server", "main"]
 

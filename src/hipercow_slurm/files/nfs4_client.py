@@ -18,7 +18,8 @@ from typing import Any
 
 from hipercow_slurm.errors import ConfigError, Error, ProtocolError, RequestError, UnavailableError
 from hipercow_slurm.files import nfs4_ops as ops
-from hipercow_slurm.files.nfs4_ops import Attributes, Entry, Op
+from hipercow_slurm.files.nfs4_attributes import Attributes, Entry
+from hipercow_slurm.files.nfs4_ops import Op
 from hipercow_slurm.files.rpc import Deadline, Transport
 from hipercow_slurm.files.rpcsec_gss import SERVICES, Context, initiate
 

@@ -1,7 +1,7 @@
 """The operations of NFSv4.0 (RFC 7530 section 16; XDR in RFC 7531) that we use, as bytes: arguments out, results in.
 
 An ``Op`` is the operation's number, its encoded arguments and the function that reads its result. There is one table
-of NFS errors, ``ERRORS``, and one of attributes, ``ATTRIBUTES``; both are everything this client knows of them.
+of NFS errors, ``ERRORS``, and one of attributes (``nfs4_attributes``); both are everything this client knows of them.
 Rule 1: names are LOOKUP'd one by one and the server never follows a symbolic link for us (RFC 7530 section 16.13).
 """
 
@@ -12,11 +12,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from hipercow_slurm.errors import AccessError, Error, ProtocolError, RequestError, UnavailableError
+from hipercow_slurm.files import nfs4_attributes as attributes
+from hipercow_slurm.files.nfs4_attributes import Entry
 from hipercow_slurm.files.xdr import Reader, hyper, opaque, uint
 
 PROGRAM, VERSION, COMPOUND = 100003, 4, 1
 ANONYMOUS = bytes(16)  # the stateid of all zeros: reading without opening (RFC 7530 section 9.1.4.3)
-MAX_NAME, MAX_HANDLE, MAX_OWNER = 255, 128, 1024
+MAX_NAME, MAX_HANDLE = 255, 128
 DELAY, GRACE = 10008, 10013
 
 # status: (our error, code, HTTP status or None, sentence)
@@ -66,117 +68,14 @@ class Op:
     result: Callable[[Reader], Any]
 
 
-@dataclass(frozen=True, slots=True)
-class Attributes:
-    """What the server says about a file. Sizes in bytes, times in seconds since 1970; None: it did not say."""
-
-    type: str
-    size: int
-    fileid: int | None = None
-    mode: int | None = None
-    owner: str | None = None
-    group: str | None = None
-    mtime: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """One name in a directory; ``attributes`` is None where the server could not tell them."""
-
-    name: str
-    attributes: Attributes | None
-
-
-TYPES = {1: "file", 2: "directory", 3: "block", 4: "char", 5: "symlink", 6: "socket", 7: "fifo"}
-
-
 def _nothing(reader: Reader) -> None:
     return None
 
 
-def _type(reader: Reader) -> str:
-    return TYPES.get(reader.uint(), "other")
-
-
-def _owner(reader: Reader) -> str:
-    return reader.opaque(limit=MAX_OWNER).decode("utf-8", "backslashreplace")
-
-
-def _time(reader: Reader) -> float:
-    seconds = reader.hyper()
-    return (seconds - (1 << 64) if seconds >> 63 else seconds) + reader.uint() / 1e9
-
-
-# number -> (field, reader), in the order in which the server must send them (RFC 7530 section 5.6 and 5.7).
-ATTRIBUTES: dict[int, tuple[str, Callable[[Reader], Any]]] = {
-    1: ("type", _type),
-    4: ("size", Reader.hyper),
-    11: ("error", Reader.uint),
-    20: ("fileid", Reader.hyper),
-    33: ("mode", Reader.uint),
-    36: ("owner", _owner),
-    37: ("group", _owner),
-    53: ("mtime", _time),
-}
-_SIZE, _RDATTR_ERROR, _MODE = 4, 11, 33
-
-
-def _bits(*numbers: int) -> bytes:
-    words = [0] * (max(numbers) // 32 + 1)
-    for number in numbers:
-        words[number // 32] |= 1 << number % 32
-    return uint(len(words)) + b"".join(map(uint, words))
-
-
-_WANTED = _bits(*(number for number in ATTRIBUTES if number != _RDATTR_ERROR))
-_WANTED_IN_LIST = _bits(*ATTRIBUTES)
-
-
-def _attributes(reader: Reader) -> Attributes | None:
-    """fattr4: only what we asked for may come; None if the server reports an error instead (in READDIR)."""
-    present = reader.bitmap()
-    values = Reader(reader.opaque(limit=8192))
-    found: dict[str, Any] = {}
-    for number, (field, read) in ATTRIBUTES.items():
-        if present & (1 << number):
-            found[field] = read(values)
-            present &= ~(1 << number)
-    if present:
-        raise ProtocolError(f"reply has attributes that were not asked for (bitmap {present:#x})")
-    values.finish()
-    if found.pop("error", 0):
-        return None
-    if "type" not in found or "size" not in found:
-        raise ProtocolError("reply lacks the file's type or size")
-    return Attributes(**found)
-
-
-def _some_attributes(reader: Reader) -> Attributes:
-    found = _attributes(reader)
-    if found is None:
-        raise ProtocolError("reply has an error where attributes should stand")
-    return found
-
-
-_SPACE_AVAIL, _SPACE_TOTAL = 42, 44
-
-
-def _room(reader: Reader) -> int | None:
-    """Bytes that the user may still write in this file system; None where the server does not know."""
-    present = reader.bitmap()
-    values = Reader(reader.opaque(limit=64))
-    found = {number: values.hyper() for number in (_SPACE_AVAIL, _SPACE_TOTAL) if present >> number & 1}
-    if present != sum(1 << number for number in found):
-        raise ProtocolError(f"reply has attributes that were not asked for (bitmap {present:#x})")
-    values.finish()
-    # A file system that cannot tell (some FUSE ones) says that it has nothing at all.
-    return found.get(_SPACE_AVAIL) if found.get(_SPACE_TOTAL) else None
-
-
 ROOT = Op(24, b"", _nothing)
 GET_HANDLE = Op(10, b"", lambda reader: reader.opaque(limit=MAX_HANDLE))
-GET_ATTRIBUTES = Op(9, _WANTED, _some_attributes)
-GET_ROOM = Op(9, _bits(_SPACE_AVAIL, _SPACE_TOTAL), _room)
+GET_ATTRIBUTES = Op(9, attributes.WANTED, attributes.read)
+GET_ROOM = Op(9, attributes.ROOM, attributes.room)
 
 
 def lookup(name: bytes) -> Op:
@@ -208,10 +107,10 @@ def read_directory(cookie: int, verifier: bytes) -> Op:
             name = reader.opaque(limit=MAX_NAME)
             if not name or b"/" in name or b"\0" in name or name in (b".", b".."):
                 raise ProtocolError(f"the server lists the impossible file name {name!r}")
-            entries.append((at, Entry(name.decode("utf-8", "surrogateescape"), _attributes(reader))))
+            entries.append((at, Entry(name.decode("utf-8", "surrogateescape"), attributes.read_or_none(reader))))
         return new_verifier, entries, reader.boolean()
 
-    return Op(26, hyper(cookie) + verifier + uint(8192) + uint(65536) + _WANTED_IN_LIST, result)
+    return Op(26, hyper(cookie) + verifier + uint(8192) + uint(65536) + attributes.WANTED_IN_LIST, result)
 
 
 def make_directory(name: bytes, mode: int) -> Op:
@@ -221,7 +120,7 @@ def make_directory(name: bytes, mode: int) -> Op:
         reader.boolean(), reader.hyper(), reader.hyper()  # change_info of the directory
         reader.bitmap()
 
-    return Op(6, uint(2) + opaque(name) + _bits(_MODE) + opaque(uint(mode)), result)
+    return Op(6, uint(2) + opaque(name) + attributes.bits(attributes.MODE) + opaque(uint(mode)), result)
 
 
 def set_client(verifier: bytes, name: bytes) -> Op:
@@ -245,14 +144,16 @@ class Opened:
 
 def open_for_write(client: int, owner: bytes, name: bytes, *, mode: int, truncate: bool) -> Op:
     """OPEN ``name`` in the current directory for writing, creating it with ``mode`` -> Opened."""
-    size, bits = (hyper(0), _bits(_SIZE, _MODE)) if truncate else (b"", _bits(_MODE))
-    attributes = bits + opaque(size + uint(mode))
+    if truncate:
+        given = attributes.bits(attributes.SIZE, attributes.MODE) + opaque(hyper(0) + uint(mode))
+    else:
+        given = attributes.bits(attributes.MODE) + opaque(uint(mode))
     arguments = b"".join(
         (
             uint(0),  # seqid: every OPEN here is the first of a fresh owner
             uint(2) + uint(0),  # share access WRITE, deny nothing
             hyper(client) + opaque(owner),
-            uint(1) + uint(0) + attributes,  # CREATE, UNCHECKED: an existing file is used as it is
+            uint(1) + uint(0) + given,  # CREATE, UNCHECKED: an existing file is used as it is
             uint(0) + opaque(name),  # CLAIM_NULL
         )
     )
