@@ -52,8 +52,10 @@ def _time(reader: Reader) -> float:
     return (seconds - (1 << 64) if seconds >> 63 else seconds) + reader.uint() / 1e9
 
 
+Table = dict[int, tuple[str, Callable[[Reader], Any]]]
+
 # number -> (field, reader), in the order in which the server must send them (RFC 7530 section 5.6 and 5.7).
-ATTRIBUTES: dict[int, tuple[str, Callable[[Reader], Any]]] = {
+ATTRIBUTES: Table = {
     1: ("type", _type),
     4: ("size", Reader.hyper),
     11: ("error", Reader.uint),
@@ -63,7 +65,8 @@ ATTRIBUTES: dict[int, tuple[str, Callable[[Reader], Any]]] = {
     37: ("group", _owner),
     53: ("mtime", _time),
 }
-SIZE, _RDATTR_ERROR, MODE, SPACE_AVAIL, SPACE_TOTAL = 4, 11, 33, 42, 44
+SPACE: Table = {42: ("available", Reader.hyper), 44: ("total", Reader.hyper)}  # of the file system that a file is in
+SIZE, _RDATTR_ERROR, MODE = 4, 11, 33
 
 
 def bits(*numbers: int) -> bytes:
@@ -76,21 +79,27 @@ def bits(*numbers: int) -> bytes:
 
 WANTED = bits(*(number for number in ATTRIBUTES if number != _RDATTR_ERROR))
 WANTED_IN_LIST = bits(*ATTRIBUTES)
-ROOM = bits(SPACE_AVAIL, SPACE_TOTAL)
+ROOM = bits(*SPACE)
 
 
-def read_or_none(reader: Reader) -> Attributes | None:
-    """fattr4: only what we asked for may come; None if the server reports an error instead (in READDIR)."""
+def _values(reader: Reader, asked: Table) -> dict[str, Any]:
+    """fattr4: the values by field; only what was asked for may come."""
     present = reader.bitmap()
     values = Reader(reader.opaque(limit=8192))
     found: dict[str, Any] = {}
-    for number, (field, read) in ATTRIBUTES.items():
+    for number, (field, read_one) in asked.items():
         if present & (1 << number):
-            found[field] = read(values)
+            found[field] = read_one(values)
             present &= ~(1 << number)
     if present:
         raise ProtocolError(f"reply has attributes that were not asked for (bitmap {present:#x})")
     values.finish()
+    return found
+
+
+def read_or_none(reader: Reader) -> Attributes | None:
+    """What is said of a file; None if the server reports an error instead (in READDIR)."""
+    found = _values(reader, ATTRIBUTES)
     if found.pop("error", 0):
         return None
     if "type" not in found or "size" not in found:
@@ -112,11 +121,6 @@ def read(reader: Reader) -> Attributes:
 
 def room(reader: Reader) -> int | None:
     """Bytes that the user may still write in this file system; None where the server does not know."""
-    present = reader.bitmap()
-    values = Reader(reader.opaque(limit=64))
-    found = {number: values.hyper() for number in (SPACE_AVAIL, SPACE_TOTAL) if present >> number & 1}
-    if present != sum(1 << number for number in found):
-        raise ProtocolError(f"reply has attributes that were not asked for (bitmap {present:#x})")
-    values.finish()
+    found = _values(reader, SPACE)
     # A file system that cannot tell (some FUSE ones) says that it has nothing at all.
-    return found.get(SPACE_AVAIL) if found.get(SPACE_TOTAL) else None
+    return found.get("available") if found.get("total") else None

@@ -222,7 +222,7 @@ class Client:
         deadline, what = Deadline(self._timeout_s), f"cannot write {path}"
         if not names:
             raise ops.error(21, what)
-        self._find_room(path, names, 0 if append else None, len(data), what, deadline)
+        self._find_room(names, len(data), what, deadline, append=append)
         client = self._client_id(what, deadline)
 
         def open_() -> list[Op]:
@@ -248,22 +248,17 @@ class Client:
             with contextlib.suppress(Error):
                 self._compound([ops.use(handle), ops.close(stateid, seqid)], what, Deadline(2.0))
 
-    def _find_room(
-        self, path: str, names: list[bytes], freed: int | None, size: int, what: str, deadline: Deadline
-    ) -> None:
-        """Raise "no-space" while the old content is still there; ``freed`` of it goes (None: all)."""
+    def _find_room(self, names: list[bytes], size: int, what: str, deadline: Deadline, *, append: bool) -> None:
+        """Raise "no-space" while the old content is still there, which makes room, too, if it is to go."""
         room = self._compound([*_walk(names[:-1]), ops.GET_ROOM], what, deadline)[-1]
         if room is None or size <= room:
             return
-        if freed is None:
-            try:
-                freed = self.stat(path).size
-            except RequestError:
-                freed = 0
-        if size > room + freed:
-            free = room + freed
+        if not append:
+            with contextlib.suppress(RequestError):  # there is no such file yet
+                room += self._compound([*_walk(names), ops.GET_ATTRIBUTES], what, deadline)[-1].size
+        if size > room:
             raise UnavailableError(
-                f"{what}: no space left on the server for its {size} bytes ({free} are free); nothing was changed",
+                f"{what}: no space left on the server for its {size} bytes ({room} are free); nothing was changed",
                 code="no-space",
                 hint="make room there, or write elsewhere",
             )
