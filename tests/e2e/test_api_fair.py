@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 def box() -> Iterator[Sandbox]:
     """One of its own: what was begun goes on when the client has gone, and Slurm has thousands of jobs then."""
     with Sandbox() as made:
-        # Of its own it holds 10 000 jobs, and refuses everybody's then: no fault of the API's.
+        # Left alone, slurmctld holds 10 000 jobs and then refuses everybody's, which is no fault of the API's.
         made.run("head", ["sh", "-c", "echo MaxJobCount=200000 >> /etc/slurm/slurm.conf"])
         made.service("slurmctld").restart()
         yield made

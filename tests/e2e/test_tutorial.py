@@ -95,6 +95,6 @@ def test_the_tutorial_runs_as_it_is_written(sandbox: Sandbox, terminal: Terminal
         assert "error:" not in said, said
         for line in step.shown:
             # A heading over numbers moves to the right where they are longer than the page's.
-            assert re.search(rf"^\s*{pattern(line)}\s*$", said, re.MULTILINE), (
+            assert re.search(rf"^ *{pattern(line)}\s*$", said, re.MULTILINE), (
                 f"the page shows {line!r} below `$ {step.command}`; the screen:\n{said}"
             )

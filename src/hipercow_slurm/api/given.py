@@ -51,7 +51,7 @@ def basic_of(credentials: str) -> tuple[str, bytearray]:
     """Username and password of a Basic header (RFC 7617, UTF-8).
 
     Raises:
-        AccessError: 401: malformed. RequestError: the password is too long or empty.
+        AccessError: 401: malformed. RequestError: as ``password.checked``.
     """
     malformed = not_logged_in("this is not a Basic Authorization of ours: base64 of NAME:PASSWORD, in UTF-8")
     if not 0 < len(credentials) <= _BASIC_CHARS:
